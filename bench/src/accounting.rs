@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_was_told_has_failed_is_not_lost() {
+    fn pushes_reported_as_failed_do_not_count_as_lost() {
         let mut accounts = Accounts::default();
         accounts.open(0);
         accounts.subscribe(0, ROOM, true);
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_split_by_what_fills_its_middle() {
+    fn a_gap_is_split_by_a_message_in_its_middle() {
         let mut accounts = single(1, &[10, 5]);
         assert_eq!(accounts.single[0].missing, [0..5, 6..10]);
         accounts.record(0, StreamId::room(0), 0);
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_connection_does_not_lose_what_comes_later() {
+    fn messages_after_a_connection_closed_do_not_count_as_lost() {
         let mut accounts = Accounts::default();
         accounts.subscribe(0, ROOM, true);
         accounts.record(0, ROOM, 0);

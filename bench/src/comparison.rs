@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_from_a_file_is_text() {
+    fn text_from_a_result_file_is_escaped_in_html() {
         let cells = |cell: &str| vec![cell.to_owned()];
         let table = |heading| Table::new(&[heading], vec![cells("a<b")], &["<c>"]);
         let section = Section {

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_few_descriptors_are_named_with_what_to_do() {
+    fn too_few_descriptors_are_reported_with_the_remedy() {
         assert!(check_descriptors(1000, None).is_ok());
         assert!(check_descriptors(1000, Some(1064)).is_ok());
         let error = check_descriptors(1000, Some(1063)).unwrap_err().to_string();

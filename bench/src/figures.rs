@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_not_zero() {
+    fn figures_without_samples_are_none_and_not_zero() {
         let empty = json!({"latency": {"count": 0, "p50_us": 0.0}, "handshake": {"count": 0}});
         check(&empty, "latency p50", None);
         check(&empty, "handshakes", Some(0.0));

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_come_late_have_theirs_at_once() {
+    fn late_connections_send_their_heartbeat_at_once() {
         let interval_ns = 60 * SECOND_NS;
         let heartbeats = Heartbeats { interval_ns, last_ns: 0, looked_ns: 0, next: 0 };
         let check = |before: usize| {

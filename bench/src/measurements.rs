@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn measurements_are_grouped_by_what_they_are_about() {
+    fn measurements_are_grouped_by_their_subject() {
         let turn = |subject: &str, round: u32| json!({"subject": subject, "round": round});
         let results = json!({
             "turns": [turn("ring", 1), turn("comet", 1), turn("comet", 2), turn("twice", 1), turn("twice", 1)],

@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_is_one_as_far_as_it_goes() {
+    fn a_cut_frame_is_recognized_by_its_beginning() {
         let shape = Shape::new(7, 5, 40);
         let frame = frames(40, &[0]);
         assert!(shape.begins(&frame[..3]) && shape.begins(&frame[..30]));

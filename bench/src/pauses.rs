@@ -57,11 +57,11 @@ mod tests {
         for (connection, now_ns) in [(0, 1_050), (0, 1_150), (1, 1_200), (0, 1_400), (0, 1_500)] {
             pauses.note(connection, now_ns);
         }
-        // The first had 250 between two messages, the second nothing since 1,200, and the third nothing at all.
+        // The first connection had 250 between two messages, the second got nothing since 1,200, and the third nothing at all.
         check(&pauses, 1_500, [150, 200, 400]);
         let mut pauses = Pauses::begin(100, 1_500, Some(pauses));
         pauses.note(0, 1_600);
-        // The pause of the second began before.
+        // The pause of the second connection began before.
         check(&pauses, 1_600, [0, 300, 0]);
     }
 }

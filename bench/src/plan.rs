@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_knows_its_deliveries() {
+    fn a_plan_computes_its_expected_deliveries() {
         let interval_ns = Plan::interval_of(10.0);
         let plan = Plan { batch: 2, interval_ns, ..Plan::new(1000, 64, vec![3, 1]) };
         assert_eq!(plan.expected(), Some(80));

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_is_not_in_it() {
+    fn series_start_from_the_counts_at_their_begin() {
         let Series(columns) = sampler().finish(counts(40)).unwrap();
         assert_eq!(columns["received"], [0, 40]);
         assert_eq!(columns["heartbeats"], [0, 20]);

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn awake_is_what_the_kernel_says_then() {
+    fn the_kernel_confirms_that_idle_states_are_off() {
         match stay_awake() {
             Ok(()) => {
                 let mut allowed_us = [0xff; 4];

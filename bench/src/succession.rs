@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_server_says_is_read() {
+    fn the_outcome_of_an_upgrade_is_read_from_the_servers_words() {
         let said = "process 7 serves: 3 connections go on after a pause of 1.5 ms, 2 were closed\n";
         let expected = Outcome { pid: 7, went_on: 3, closed: 2, pause_us: 1500.0 };
         assert_eq!(outcome(said), Some(expected));

@@ -152,9 +152,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_at_the_ends_shows_as_well() {
+    fn messages_missing_at_the_ends_of_a_visit_are_found() {
         check(&[11, 12, 13, 14, 15, 16, 17, 18], 8, 0);
-        // It may have been in the room before it was told so, and after it asked to leave.
+        // The client may be in the room before it learns that it has entered, and after it asked to leave.
         check(&[10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20], 11, 0);
         check(&[12, 13, 14, 15, 16, 17, 18], 7, 1);
         check(&[11, 12, 13, 14, 15, 16], 6, 2);

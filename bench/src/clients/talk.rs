@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_says_whose_and_which_it_is() {
+    fn a_talk_body_has_its_client_and_its_number() {
         assert_eq!(talk_of(&talk_body(7, 1 << 40)), Some((7, 1 << 40)));
         assert_eq!(talk_of(b"short"), None);
     }

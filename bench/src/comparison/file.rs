@@ -145,7 +145,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn files_of_one_name_are_told_apart_by_their_folder() {
+    fn files_with_the_same_name_are_distinguished_by_their_folder() {
         let check = |paths: [&str; 2], expected: [&str; 2]| {
             assert_eq!(names(&paths.map(PathBuf::from)), expected);
         };

@@ -201,7 +201,7 @@ mod tests {
         })
     }
 
-    /// The lines that a kind of plot shows of `turns`.
+    /// The lines of one kind of plot for `turns`.
     fn of(name: &str, turns: &Value) -> Vec<Line> {
         let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
         lines(&[result("a", "fanout", &json!({"turns": turns}))], &kind.shows)
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scenario_has_the_plots_of_what_moves() {
+    fn only_series_that_change_are_plotted() {
         let at_us = [0, 300_000, 600_000];
         let (still, grows) = (json!([0, 0, 0]), json!([0, 4, 9]));
         let check = |received: &Value, heartbeats: &Value, connections, expected: &[&str]| {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_several_results_are_told_apart() {
+    fn lines_of_several_results_are_distinguished() {
         let results = json!({"turns": [turn(1, 10.0, &[])]});
         let files = ["a", "b"].map(|name| result(name, "fanout", &results));
         let lines = lines(&files, &Shows::Values("rss_bytes", 1e-6));

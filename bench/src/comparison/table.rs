@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_say_where_they_are_in_doubt() {
+    fn uncertain_ratios_are_marked() {
         let check = |is, first, expected| assert_eq!(ratio(is, first), expected);
         let first = Some(of(9.0, 10.0, 11.0));
         check(Some(of(4.0, 5.0, 6.0)), first, "0.50");

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_written_while_a_flush_waits_leaves_with_it() {
+    async fn bytes_written_while_a_flush_waits_are_sent_with_it() {
         let (mut near, mut far) = pair().await;
         near.write_all(b"head").await.unwrap();
         let first = poll_fn(|context| Poll::Ready(Pin::new(&mut near).poll_flush(context)));

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_runs_already_tells_only_what_the_kernel_knows() {
+    fn a_running_server_is_described_only_by_data_of_the_kernel() {
         let pid = std::process::id().to_string();
         let address = ["--addr", "127.0.0.1:1", "--pid", &pid];
         let cli = Cli::parse_from([&["comet-bench", "connect"][..], &address].concat());

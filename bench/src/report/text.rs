@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_say_their_spread() {
+    fn figures_have_their_spread() {
         let of = |min, median, max| Some(Spread { median, min, max });
         assert_eq!(cell_of(of(1.0, 1.254, 2.0)), "1.25 (1.00 to 2.00)");
         assert_eq!(cell_of(of(995.0, 1004.6, 1120.0)), "1005 (995 to 1120)");

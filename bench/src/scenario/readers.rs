@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_has_to_count_what_is_missing() {
+    fn missing_messages_must_match_the_counts_of_the_server() {
         check(5, 100, 0, 0, 0, false);
         check(6, 100, 0, 0, 1, true);
         check(4, 100, 0, 0, -1, true);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_connection_explains_what_it_misses_and_no_more() {
+    fn a_cut_connection_explains_only_its_own_missing_messages() {
         let check = |open_missing, healthy_closed, is_fault| {
             let closed = reasons("write timeout", 1);
             let findings = Findings { closed, healthy_closed, ..Findings::default() };

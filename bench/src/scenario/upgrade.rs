@@ -402,7 +402,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_clients_say_has_to_be_heard_once() {
+    fn each_message_of_a_client_must_be_received_once() {
         let said = Said { received: 5, ..Said::default() };
         assert!(talk_fault(&said, 5, 5).is_none());
         assert!(talk_fault(&said, 6, 5).is_some());

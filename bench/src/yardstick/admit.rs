@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_frame_is_an_error() {
+    fn bytes_that_are_no_frame_are_an_error() {
         assert_eq!(sequence(&[0; 15], [0; 4]), None);
         assert_eq!(masked_sequence(&[0x82, 0xfe, 0, 90, 1, 2, 3, 4, 0, 0]), None);
         assert_eq!(websocket_key(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), None);

@@ -5,7 +5,7 @@ use std::env;
 use crate::support::{count, measured};
 
 #[test]
-fn each_push_over_three_hosts_is_delivered_or_told() {
+fn each_push_over_three_hosts_is_delivered_or_reported() {
     let folders = env::var_os("PATH").unwrap_or_default();
     if !env::split_paths(&folders).any(|folder| folder.join("nats-server").is_file()) {
         eprintln!("SKIPPED: there is no nats-server, so nothing is tested with one");
@@ -18,7 +18,7 @@ fn each_push_over_three_hosts_is_delivered_or_told() {
     assert_eq!((total("pushes"), total("unexplained")), (3000, 0), "{results}");
     for row in rows {
         assert!(count(&row["pushes"]) > 0 && count(&row["live"]) > 0, "{row}");
-        // Some calls were made while host c was gone, or NATS.
+        // Some calls were made while host c or NATS was away.
         assert!(count(&row["told_to_the_caller"]) > 0, "{row}");
     }
     // One client does not accept pushes by key, and those of host c come back to the room with a history.

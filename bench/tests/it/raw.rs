@@ -1,4 +1,4 @@
-//! The yardsticks alone, and what cannot be measured at all.
+//! The yardsticks alone, and runs that cannot be measured.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -88,7 +88,7 @@ fn a_server_without_a_folder_is_the_one_that_is_here() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_named() {
+fn errors_name_why_a_run_cannot_be_measured() {
     for (line, words) in [
         ("fanout --server /nowhere/comet", "no server at /nowhere/comet"),
         ("fanout --server /bin/false", "the server ended"),

@@ -10,7 +10,7 @@ use crate::support::{bench_in, folder};
 /// The comparison of `side_by_side`, as it is printed.
 const GOLDEN: &str = include_str!("../report.txt");
 
-/// Reports `files` of a folder into the folder `out` beside them; gives what is printed where it succeeds.
+/// Reports `files` of a folder into the folder `out` beside them. Returns the output if it succeeds, and else the errors.
 fn report(folder: &Path, files: &[&str]) -> Result<String, String> {
     let output = bench_in(folder, "report --out out", files);
     let [said, error] = [output.stdout, output.stderr].map(|is| String::from_utf8(is).unwrap());
@@ -66,7 +66,7 @@ fn fanout(scale: f64) -> Value {
     })
 }
 
-/// The same of a server that ran already, of which no process was named.
+/// The same for a server that was running already, whose process was not named.
 fn foreign() -> Value {
     let mut result = fanout(2.0);
     result["server"] = Value::Null;
@@ -119,7 +119,7 @@ fn results_stand_side_by_side() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_said() {
+fn results_that_cannot_be_compared_are_named() {
     let folder = folder("refused");
     write(&folder, "fanout.json", &fanout(1.5));
     let mut other = fanout(1.5);

@@ -1,4 +1,4 @@
-//! Each scenario once and small, against a comet: what it counts, never how long it takes.
+//! Each scenario once and small, against a comet. The tests check counts and never times.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn connections_storm_and_stay() {
 
 #[test]
 fn rooms_are_pushed_to_from_several_processes() {
-    // Messages longer than a record of TLS.
+    // Messages longer than a TLS record.
     let results = measured(
         "fanout",
         "fanout -n 40 --rooms 4 --rate 20 --seconds 0.5 --rounds 1 --processes 2 --ws-share 0.5 --tls --size 40000",
@@ -55,7 +55,7 @@ fn idle_connections_are_answered() {
     assert_eq!(turn["round_trip"]["count"], turn["heartbeats"], "{turn}");
     assert!(turn["idle_cpu_share"].as_f64().expect("a figure") > 0.0, "{turn}");
     check_series("idle", turn, &["heartbeats"], &["heartbeats", "cpu", "memory"]);
-    // The last ones may be answered when no more are sent.
+    // The last heartbeats may be answered after the last one was sent.
     let answered = last(turn, "heartbeats");
     assert!(answered > 0 && answered <= count(&turn["heartbeats"]), "{turn}");
 }
@@ -85,12 +85,12 @@ fn members_notice_nothing_of_guests() {
     check("churn-shared", "2");
 }
 
-/// The turn of 20 connections under a policy with outboxes of `outbox` pushes, of which five do not read and five hardly.
+/// Measures 20 connections under a policy, with outboxes of `outbox` pushes. Five do not read, and five read slowly.
 fn readers(name: &str, policy: &str, outbox: u64) -> Value {
-    // More than the outbox and the kernel take for those who hardly read, at 100 a second.
+    // More pushes than the outbox and the kernel take for a slow reader, at 100 a second.
     let pushes = outbox + 100;
     let seconds = pushes as f64 / 100.0;
-    // The policy is to act, not the time limit, however busy the machine is.
+    // The time limit is long, so that the policy acts first even on a busy machine.
     let shared = "readers -n 20 --slow 0.25 --stalled 0.25 --slow-rate 10000 --size 4000 --rate 100 \
                   --rounds 1 --server-set tcp.sndbuf=4096 \
                   --server-set protocol.write_timeout=\"60s\"";
@@ -112,7 +112,7 @@ fn readers(name: &str, policy: &str, outbox: u64) -> Value {
 }
 
 #[test]
-fn the_server_counts_what_slow_readers_miss() {
+fn the_server_counts_the_messages_that_slow_readers_miss() {
     let newest = readers("readers-newest", "drop-newest", 80);
     assert_eq!(newest["fate"]["dropped"]["outbox_full"], newest["fate"]["missing"], "{newest}");
     let oldest = readers("readers-oldest", "drop-oldest", 80);
@@ -122,7 +122,7 @@ fn the_server_counts_what_slow_readers_miss() {
 
 #[test]
 fn closed_slow_readers_are_distinguished_from_lost_deliveries() {
-    // Clients that are only held up for some seconds are not closed.
+    // The outbox is large enough that clients that stall for some seconds are not closed.
     let turn = readers("readers-close", "close", 500);
     assert!(count(&turn["closed_by_server"]["slow_consumer"]) > 0, "{turn}");
     assert!(count(&turn["fate"]["closed_before"]) > 0, "{turn}");
@@ -146,7 +146,7 @@ fn a_day_has_figures_and_times_of_each_phase() {
     assert_eq!(rush["connections"], 40, "{rush}");
     assert_eq!(rush["pushes"], 65, "{rush}");
     assert_eq!(rush["deliveries"]["lost"], 0, "{rush}");
-    // All keys once, five times everybody, and rooms beside that.
+    // One push to all keys, five broadcasts, and pushes to rooms.
     assert!(count(&rush["deliveries"]["received"]) > 240, "{rush}");
     assert!(count(&rush["guests"]["arrived"]) > 0, "{rush}");
     assert!(count(&rush["heartbeats"]) > 0, "{rush}");
@@ -190,7 +190,7 @@ fn clients_notice_a_pause_and_nothing_else_of_upgrades() {
         assert_ne!(turns[1]["upgrade"]["pid"], turns[2]["upgrade"]["pid"]);
         let whole = &results["whole"]["deliveries"];
         assert_eq!(whole["received"], whole["expected"], "{whole}");
-        // What clients say is heard once, and the server has the counts of all processes.
+        // Each message of a client arrives once, and the server has the counts of all processes.
         let whole = &results["whole"];
         let said = count(&whole["said"]["received"]);
         assert!(said > 100, "{whole}");
@@ -210,7 +210,7 @@ fn clients_notice_a_pause_and_nothing_else_of_upgrades() {
 }
 
 #[test]
-fn the_server_counts_what_it_filters() {
+fn the_server_counts_filtered_messages() {
     // An operation that the connections' tokens do not accept: keys get nothing of it.
     let day = "day -n 5 --operation 77 --phase {name='x',seconds=0.2,key-rate=50}";
     let phase = measured("lost", day)["phases"][0].clone();
@@ -231,7 +231,7 @@ fn a_soak_ends_at_rest_after_each_fault() {
 }
 
 #[test]
-fn clients_keep_what_is_theirs_under_attack() {
+fn clients_keep_their_connections_and_messages_under_attack() {
     let attacks =
         "half-open,trickled-upgrades,stalled-close,room-changes,tls-handshakes,abandoned-hellos";
     let flags = "--half-open 20 --stalled 20 --seconds 0.3 --rounds 1";
@@ -248,7 +248,7 @@ fn clients_keep_what_is_theirs_under_attack() {
 }
 
 #[test]
-fn clients_that_were_cut_off_get_what_was_parked() {
+fn clients_that_were_cut_off_get_their_parked_pushes() {
     let check = |name, flags, dropped: u64| {
         let results = measured(name, &format!("resume -n 40 --pushes 3 --rounds 1 {flags}"));
         let [plain, kept] = results["turns"].as_array().expect("turns").as_slice() else {
@@ -266,7 +266,7 @@ fn clients_that_were_cut_off_get_what_was_parked() {
 }
 
 #[test]
-fn clients_that_were_cut_off_get_what_their_rooms_keep() {
+fn clients_that_were_cut_off_recover_the_history_of_their_rooms() {
     let flags = "resume -n 40 --rooms 4 --pushes 100 --rounds 1 --ws-share 0.5";
     let results = measured("resume-rooms", flags);
     let [plain, kept] = results["turns"].as_array().expect("turns").as_slice() else {
@@ -280,7 +280,7 @@ fn clients_that_were_cut_off_get_what_their_rooms_keep() {
 }
 
 #[test]
-fn clients_get_what_full_outboxes_have_dropped() {
+fn clients_recover_pushes_that_full_outboxes_dropped() {
     let results = measured("resume-drop", "resume -n 20 --rooms 2 --drop 0.1 --rounds 1");
     let turn = &results["turns"][0];
     assert_eq!(turn["deliveries"]["received"], turn["deliveries"]["expected"], "{turn}");

@@ -7,7 +7,7 @@ use std::{env, fs};
 
 use serde_json::Value;
 
-/// Runs the bench to its end, with the words of `line` as arguments and then `more`.
+/// Runs the bench to its end. The arguments are the words of `line`, and then `more`.
 pub(crate) fn bench(line: &str, more: &[&str]) -> Output {
     bench_in(Path::new("."), line, more)
 }
@@ -31,7 +31,7 @@ pub(crate) fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
 }
 
-/// Where the result `name` goes.
+/// The file of the result `name`.
 pub(crate) fn result_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).with_extension("json")
 }
@@ -44,7 +44,7 @@ pub(crate) fn json(file: &Path) -> Value {
 #[track_caller]
 pub(crate) fn measured(name: &str, line: &str) -> Value {
     let _turn = turn();
-    // Rings take locked memory, of which there may be little; no test needs large ones.
+    // Rings take locked memory, which may be scarce; no test needs large rings.
     let line =
         format!("{line} --server-set limits.ring_entries=256 --server-set limits.recv_buffers=64");
     passed(name, &line, &["--server", &comet().display().to_string()])["results"].clone()
@@ -62,8 +62,8 @@ pub(crate) fn passed(name: &str, line: &str, more: &[&str]) -> Value {
     result
 }
 
-/// Checks the time series of one measurement in the result `name`: that it is whole, that of its counts those
-/// in `moving` move and no others, and that a report of the result draws `plots` of it.
+/// Checks the time series of one measurement in the result `name`: it is complete, exactly the counts in `moving`
+/// change, and a report of the result draws `plots` of it.
 #[track_caller]
 pub(crate) fn check_series(name: &str, measurement: &Value, moving: &[&str], plots: &[&str]) {
     let series = &measurement["series"];
@@ -116,19 +116,18 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The server beside the bench, of the code there is now: where only the bench is tested, nobody has built it yet
-/// or since it was changed.
+/// The server beside the bench, built from the present code: a run of the bench's tests alone does not build it.
 fn comet() -> &'static Path {
     static COMET: OnceLock<PathBuf> = OnceLock::new();
     COMET.get_or_init(|| {
         let beside = Path::new(env!("CARGO_BIN_EXE_comet-bench")).with_file_name("comet");
         let mut build = Command::new(env!("CARGO"));
-        // As for the tests of all crates, which share what they build then.
+        // The same arguments as for the tests of all crates, so that both share their builds.
         build.args(["build", "--workspace", "--bin", "comet"]);
         if beside.parent().is_some_and(|folder| folder.ends_with("release")) {
             build.arg("--release");
         }
-        // Cargo tells a test its package, and some build scripts start over where that has changed.
+        // Cargo sets variables of the package for a test, and some build scripts run again if these change.
         for (name, _) in env::vars_os() {
             let is_of_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"]
                 .iter()

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_make_no_sense_say_why() {
+    fn errors_of_invalid_cpu_lists_name_the_reason() {
         let check = |text: &str, machine: &Machine, sentence: &str| {
             assert_eq!(parse(text, machine), Err(sentence.to_owned()), "{text}");
         };

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn text_that_is_no_network_is_refused() {
         let check = |text: &str, what: &str| {
             assert_eq!(text.parse::<Network>(), Err(format!("{text:?} {what}")));
         };

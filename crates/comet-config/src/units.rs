@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_quantity_is_refused() {
+    fn text_that_is_no_quantity_is_refused() {
         for text in ["", "5", "s", "5 s", " 5s", "-5s", "+5s", "1.5s", "5S", "5sec", "5s5s", "٥s"]
         {
             assert!(Span::try_from(value(text)).is_err(), "{text}");

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_core_learns_in_time_what_other_hosts_told() {
+    fn the_time_for_answers_of_other_hosts_is_shorter_than_that_of_the_call() {
         for (limit, of_hosts) in [(8_000, 7_000), (400, 350), (200, 150), (100, 50), (20, 10)] {
             let of_hosts = Duration::from_millis(of_hosts);
             assert_eq!(limit_of_hosts(Duration::from_millis(limit)), of_hosts, "{limit} ms");

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_refused_depends_on_the_way() {
+    fn memory_thresholds_of_refusals_have_hysteresis() {
         use Refuses::{Clients, ClientsAndPushes, Nothing};
         let mut refuses = Nothing;
         for (resident, expected) in [

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_deflate_is_a_fault() {
+    fn invalid_deflate_data_is_a_fault() {
         assert_eq!(inflate(b"\xff\xff", 100), Err(Fault::BadDeflate));
         assert_eq!(inflate(b"\x07", 100), Err(Fault::BadDeflate), "a block of a kind there is not");
     }

@@ -301,7 +301,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn expires_what_a_sorted_map_would(
+        fn the_wheel_expires_the_same_entries_as_a_sorted_map(
             steps in steps(),
             start in 0..100_000_u32,
             units in prop_oneof![1..20_usize, Just(usize::MAX)],

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_are_told_apart() {
+    fn unchanged_empty_and_failed_poll_replies_are_distinguished() {
         assert_eq!(
             PollReply::read(br#"{"code":-304,"message":"-304","ttl":1}"#),
             PollReply::Unchanged

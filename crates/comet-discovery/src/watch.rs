@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_told_and_what_stays_is_not() {
+    fn only_changes_of_the_instances_are_reported() {
         let mut rig = Rig::new(&["a:1"]);
         assert_eq!(rig.step("a:1", 0, 0, comets(&["x"], 7)), [news(&["x"])]);
         assert_eq!(rig.step("a:1", 7, 5, comets(&["x", "y"], 9)), [news(&["x", "y"])]);

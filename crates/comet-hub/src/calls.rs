@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_call_ends_with_what_is_known() {
+    fn a_late_call_ends_with_the_partial_tally() {
         let mut calls = calls(2);
         calls.settle(tally(5, 3));
         calls.settle(partial(7));

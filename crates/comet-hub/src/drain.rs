@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_process_waits_for_what_is_left_of_the_delay() {
+    fn the_end_of_the_process_waits_for_the_remaining_delay() {
         let check = |ordered: Option<DrainOrder>, expected| {
             let mut drain = Drain::default();
             if let Some(order) = ordered {

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_in_a_full_lane_is_not_looked_at_for_each_message() {
+    fn a_full_lane_is_not_scanned_for_each_message() {
         let (mut lane, mut inboxes) = lane(0);
         let looks = std::cell::Cell::new(0);
         let runs = |_| {
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_call_can_end_goes_out() {
+    fn messages_without_a_call_are_always_delivered() {
         let (mut lane, mut inboxes) = lane(1);
         send(&mut lane, &mut inboxes, 1).unwrap();
         let drain = Message::Drain { over_ms: 0, retry_after_ms: 0 };
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_call_can_end_finds_the_lane_full() {
+    fn messages_without_a_call_fill_the_lane() {
         let (mut lane, mut inboxes) = lane(1);
         for _ in 0..=WAITING_MAX {
             assert!(!lane.is_full());

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_ends_its_broadcasts_and_none_of_it_begins_later() {
+    fn cancelling_a_name_ends_its_broadcasts_and_prevents_later_ones() {
         let mut paced = PacedBroadcasts::default();
         let (name, other): (Arc<str>, Arc<str>) = ("a.1.7".into(), "a.1.8".into());
         for (call, name) in [(1, Some(&name)), (2, Some(&other)), (3, None)] {

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_left_alone() {
+    fn files_that_are_no_sockets_are_left_alone() {
         let directory = Directory::new("file");
         let path = directory.socket();
         fs::write(&path, "kept").unwrap();

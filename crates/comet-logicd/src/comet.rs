@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_comet_surely_has_not_taken_is_not_taken() {
+    fn only_errors_that_exclude_delivery_count_as_not_taken() {
         let check = |status: &Status, was_sent, expected| {
             assert_eq!(kind(status, was_sent), expected, "{status:?}, sent: {was_sent}");
         };

@@ -349,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_can_reach_is_warned_of() {
+    fn exposed_listeners_without_authentication_are_warned_of() {
         let open = AnyAuthenticator::Open(UnverifiedTokens);
         let keys = vec![KeyFile { name: "secret".to_owned(), bytes: vec![b'x'; 32] }];
         let jwt = Jwt::new(JwtOptions {

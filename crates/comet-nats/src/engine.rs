@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// Otherwise the events of other hosts that it holds would be lost.
+    /// Otherwise the events of other hosts that the engine holds would be lost.
     #[test]
     fn an_engine_withdraws_however_many_tasks_wait() {
         let (tasks, _waiting) = mpsc::channel(1 + WRITER_TASKS_RESERVED);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_says_that_it_is_there_however_many_tasks_wait() {
+    fn a_host_announces_itself_however_many_tasks_wait() {
         let (tasks, _waiting) = mpsc::channel(4 + WRITER_TASKS_RESERVED);
         let engine = Nats::new(tasks, mpsc::unbounded_channel().0, Arc::default());
         while engine.submit(Command::Unsubscribe { room: "r".into() }).is_ok() {}

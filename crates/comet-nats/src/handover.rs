@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_both_ways_is_begun_once_and_in_order() {
+    fn messages_received_by_both_processes_are_processed_once_and_in_order() {
         let mut held = Held::default();
         assert!(held.add(message(Some("r.1"), "a")));
         assert!(held.add(message(None, "tick")));
@@ -153,7 +153,7 @@ mod tests {
 
     /// The message reached the new process before the former one knew of that process.
     #[test]
-    fn a_reply_subject_is_known_whenever_it_came() {
+    fn a_repeated_message_is_recognized_by_its_reply_subject() {
         let mut held = Held::default();
         held.add(message(Some("r.1"), "a"));
         held.note_subscribed();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded() {
+    fn held_messages_are_bounded_in_number_and_bytes() {
         let mut held = Held::default();
         let mut large = message(None, "large");
         large.length = EVENTS_BYTES_MAX;

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_comes_back_from_its_json() {
+    fn pages_of_an_answer_are_read_back_from_their_json() {
         let member = HostMember {
             place: "1.2.3.4".into(),
             key: "\u{1}k".into(),

@@ -24,7 +24,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_says_whether_the_stream_has_the_message() {
+    fn a_receipt_shows_whether_the_stream_has_the_message() {
         assert_eq!(decode(br#"{"stream":"s","seq":7}"#), Some(Ok(())));
         let refused = br#"{"error":{"code":503,"description":"no space"},"stream":"s","seq":0}"#;
         assert_eq!(decode(refused), Some(Err("no space".to_owned())));

@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_push_of_a_process_before_an_upgrade_is_answered_to_nobody() {
+    fn a_push_published_by_a_former_process_of_this_host_gets_no_answer() {
         let subjects = |host: &str| Subjects::new("comet", host.into());
         let (former, here, other) = (subjects("a"), subjects("a"), subjects("b"));
         let answered = |caller: &Subjects| {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_in_the_client_has_a_bound() {
+    fn the_bytes_of_a_batch_in_the_client_are_bounded() {
         // The default of nats-server, its maximum, and a server that reports none.
         let payloads = [1 << 20, 64 << 20, 4 << 10, 0];
         assert_eq!(payloads.map(batch), [64, 1, 256, 256]);

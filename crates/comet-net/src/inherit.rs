@@ -113,7 +113,7 @@ mod tests {
     fn check(before: usize, after: usize, expected: &[usize]) {
         let (address, former) = bind("127.0.0.1:0".parse().unwrap(), before, &OPTIONS).unwrap();
         let handed = former.iter().map(|socket| socket.try_clone().unwrap()).collect();
-        // These wait in the backlog of a former socket.
+        // These connections wait in the backlog of a former socket.
         let early: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
         let InheritedListeners { address: at, cores, unsettled } =
             inherit(handed, after, &OPTIONS).unwrap();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_added_gets_nobody_before_it_is_settled() {
+    fn an_added_listener_gets_no_connection_before_it_is_settled() {
         let (address, former) = bind("127.0.0.1:0".parse().unwrap(), 1, &OPTIONS).unwrap();
         let handed = vec![former[0].try_clone().unwrap()];
         let inherited = inherit(handed, 2, &OPTIONS).unwrap();

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_what_to_change() {
+    fn errors_name_the_limit_to_raise() {
         let memlock = check_memlock(Some(64 << 10), 0).unwrap_err();
         assert!(memlock.to_string().contains("64 KiB: raise it to at least 512 KiB"), "{memlock}");
         assert_eq!(check_memlock(None, 0), Ok(()));

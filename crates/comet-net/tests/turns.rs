@@ -1,4 +1,4 @@
-//! What waits in a core takes turns with the clients that are connected.
+//! Waiting work of a core takes turns with the connected clients.
 #![allow(clippy::disallowed_methods, reason = "the test has sockets and a clock")]
 
 use std::io::{Read, Write};
@@ -18,9 +18,9 @@ use comet_mesh::{EventFd, Inbox, Pulse, inbox, priority_inbox};
 use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom, bind};
 use comet_proto::{Encoded, Frame, op};
 
-/// Longer than a turn may go on.
+/// Longer than a turn may last.
 const SLOW: Duration = Duration::from_millis(20);
-/// Ends a test that has failed.
+/// The time after which a test fails.
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
@@ -44,16 +44,16 @@ fn client(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Takes its time for slow tokens.
+/// An authenticator that is slow for slow tokens.
 struct SlowLogic {
     slow: AtomicUsize,
-    /// The first slow token is looked at.
+    /// Sent when the check of the first slow token begins.
     begun: Sender<()>,
-    /// What the clients sent meanwhile has arrived.
+    /// Received when the input that clients sent meanwhile has arrived.
     is_sent: Mutex<Receiver<()>>,
-    /// What is to be in turn has happened.
+    /// Received when the event that must not wait for all tokens has happened.
     is_answered: Mutex<Receiver<()>>,
-    /// Whether that was so when so many slow tokens had been looked at.
+    /// Whether `is_answered` came before `looks_at` slow tokens had been checked.
     in_turn: Sender<bool>,
     looks_at: usize,
 }
@@ -102,13 +102,13 @@ impl Authenticator for SlowLogic {
 #[derive(Default)]
 struct Setup {
     limits: Limits,
-    /// So many wait in the backlog when the core starts. They have sent their tokens.
+    /// The number of clients in the backlog when the core starts. They have sent their tokens.
     clients: usize,
     is_behind_proxy: bool,
     logic: Logic,
 }
 
-/// A core of its own, with one TCP listener.
+/// One core with one TCP listener.
 struct Rig {
     core: Core,
     address: SocketAddr,
@@ -195,7 +195,7 @@ impl Rig {
         self.messages.notify();
     }
 
-    /// How many connections were accepted until now.
+    /// The number of connections accepted so far.
     fn accepted(&self) -> u64 {
         self.send(Message::Snapshot { call: CallId(1) });
         loop {
@@ -223,7 +223,7 @@ impl Rig {
     }
 }
 
-/// The bounds for pushes hold back nothing else.
+/// The bounds on pushes delay no other messages.
 #[test]
 fn a_snapshot_does_not_wait_for_the_pushes_before_it() {
     const PUSHES: u64 = 2_000;
@@ -245,7 +245,7 @@ fn a_snapshot_does_not_wait_for_the_pushes_before_it() {
 #[test]
 fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
     let (logic, ends) = SlowLogic::new(2);
-    // A client that waits for its turn is not to be closed meanwhile.
+    // The timeout is long, so that no waiting client is closed.
     let limits = Limits { handshake_ms: 300_000, ..Limits::default() };
     let rig = Rig::start(limits, logic, []);
     let mut live = rig.connect();
@@ -268,7 +268,7 @@ fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
     rig.core.stop().unwrap();
 }
 
-/// Each turn is over before it comes to the sockets.
+/// Slow tokens use up the time of each turn before its sockets are handled.
 #[test]
 fn the_sockets_of_clients_that_leave_are_closed_however_long_the_turns_are() {
     let (logic, ends) = SlowLogic::new(20);
@@ -296,7 +296,7 @@ fn the_sockets_of_clients_that_leave_are_closed_however_long_the_turns_are() {
     rig.core.stop().unwrap();
 }
 
-/// A core that accepts one connection a second has accepted no more than one in each that has begun since.
+/// With a rate of one connection a second, a core accepts at most one in each second that has begun.
 #[track_caller]
 fn check_rate(rig: &Rig, before: u64, begin: Instant) {
     let accepted = rig.accepted() - before;
@@ -358,7 +358,7 @@ fn nothing_is_read_of_a_blocked_client_behind_a_proxy() {
         stream
     };
     let mut blocked = connect("192.0.2.1");
-    // It is cut off, perhaps by a reset.
+    // The connection is closed, perhaps by a reset.
     assert_eq!(blocked.read(&mut [0]).unwrap_or(0), 0);
     let _other = connect("192.0.2.2");
     let Report::Identify(request) = rig.next_report() else { panic!("no token") };

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::{Exposition, Kind};
 
-    /// A page of a process with these counts.
+    /// The page of metrics of a process with these counts.
     fn page(goes_on: bool, calls: &[(&str, u64)], micros: &[u64]) -> String {
         let mut page = Exposition::default();
         page.family("comet_carried_of_shards_total", Kind::Counter, "").sample(7);

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_warned_of_before_it_comes() {
+    fn certificates_are_warned_of_before_they_expire() {
         let certificate = certificate(&["a.example"], 2030, 2031);
         let check = |now: &str, expected: Option<&str>| {
             let warning = certificate.warning_at(now.parse().unwrap());
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_new_are_told_apart() {
+    fn new_certificates_are_distinguished_from_known_ones() {
         let [first, second] = [2031, 2032].map(|until| certificate(&["a.example"], 2030, until));
         let in_use = CertificatesInUse::default();
         let once = vec![first.clone()];

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_counted_and_said_later() {
+    fn lines_that_do_not_fit_are_counted_and_reported_later() {
         check("by-number", 3 * WAITING_MAX as u64, 20);
         check("by-bytes", 200, LOG_BYTES_MAX / 50);
     }

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_lines_are_said_in_the_form_of_the_others() {
+    fn missing_lines_are_reported_in_the_format_of_the_log() {
         let said = |format| {
             let mut lines = Vec::new();
             Lines { format, cause: Some("no \"space\"".to_owned()) }.missing(3, &mut lines);

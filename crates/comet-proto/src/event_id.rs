@@ -157,7 +157,7 @@ mod tests {
     const EXAMPLE: &str = "18IMahAEjRWeJq83vrAI";
 
     #[test]
-    fn an_id_has_a_bound_and_says_less_then() {
+    fn an_event_id_is_bounded_and_leaves_out_rooms_beyond_it() {
         let names: Vec<String> = (0..200).map(|number| format!("room{number}")).collect();
         let rooms: Vec<_> = names.iter().map(|name| (&**name, 1, 1_000_000)).collect();
         let long = id(&rooms);

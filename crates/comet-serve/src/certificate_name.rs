@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_told_from_every_other_one() {
+    fn different_subjects_have_different_names() {
         let check = |parts: &[(DnType, &str)], expected: &str| {
             let mut subject = DistinguishedName::new();
             for (kind, value) in parts {

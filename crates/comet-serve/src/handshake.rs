@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_waits_holds_nobody_up() {
+    async fn a_waiting_handshake_delays_no_other() {
         let (turn, event) = (Mutex::new(()), Notify::new());
         let waiting = in_turns(&turn, event.notified());
         let working = async {

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_no_http2_is_shown() {
+    async fn bytes_that_are_not_http2_are_shown_in_the_error() {
         async fn check(sent: &[u8], expected: Result<(), &str>) {
             let protocol_error = LastProtocolError::default();
             let (mut server, client) = duplex(1_024);

@@ -135,7 +135,7 @@ mod tests {
         let mut resolver = Resolver { names: Arc::default(), lookup: Arc::new(lookup) };
         let mut call = |name: &str| resolver.call(name.parse().unwrap());
         for _ in 0..100 {
-            // Each is given up as soon as it waits.
+            // Each lookup is given up as soon as it waits.
             let waits = call("hangs").as_mut().poll(&mut Context::from_waker(Waker::noop()));
             assert!(waits.is_pending());
         }

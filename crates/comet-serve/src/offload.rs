@@ -128,7 +128,7 @@ mod tests {
 
     /// Otherwise the end of the runtime would wait for it.
     #[tokio::test]
-    async fn work_that_nobody_waits_for_ends() {
+    async fn offloaded_work_ends_when_its_waiter_is_dropped() {
         let (held, ended) = oneshot::channel::<Infallible>();
         let task = tokio::spawn(poll_offloaded(async move {
             let _held = held;

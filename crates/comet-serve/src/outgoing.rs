@@ -112,7 +112,7 @@ mod tests {
         assert!(outgoing.take_back());
         assert!(outgoing.take_back(), "as often as somebody asks");
         assert!(next(&mut body).await.unwrap().is_err());
-        // For good.
+        // The withdrawal is permanent.
         outgoing.begin_again();
         assert!(next(&mut message(&outgoing)).await.unwrap().is_err());
         assert!(outgoing.take_back());

@@ -10,7 +10,7 @@ use comet_core::Canary;
 /// Seeds within which a bug has to be found.
 const SEEDS: u64 = 1_000;
 
-/// The first seed that finds `canary`, and how.
+/// The first seed that finds `canary`, and its failure.
 fn find(canary: Canary) -> Option<String> {
     canary.release();
     (0..SEEDS).find_map(|seed| comet_sim::run(seed).err()).map(|failure| failure.to_string())
@@ -21,7 +21,7 @@ fn each_canary_is_found() {
     let waiting = Mutex::new(Canary::ALL.to_vec());
     let missed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        // Two threads: what a small machine has.
+        // Two threads, as on a small machine.
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(canary) = { waiting.lock().unwrap().pop() } {

@@ -1,4 +1,4 @@
-//! Some hundred seeds of the simulator, and what they must have exercised.
+//! Some hundred seeds of the simulator, and the events that they must cover.
 
 use comet_core::{CallerEnd, CloseReason, DropReason};
 use comet_sim::{FanoutSummary, LogicSummary, SocketFaults, Summary};
@@ -8,7 +8,7 @@ const SEEDS: u64 = 300;
 #[test]
 fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let runs = std::thread::scope(|scope| {
-        // Two threads: what a small machine has.
+        // Two threads, as on a small machine.
         let halves = [0, 1].map(|first| {
             scope.spawn(move || {
                 let mut sum = Summary::default();
@@ -96,7 +96,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded + unsent);
 }
 
-/// Each found a fault of a shard or of a check once. What they run changes with the simulator.
+/// Each seed once found a fault of a shard or of a check. The run of a seed changes with the simulator.
 #[test]
 fn seeds_that_found_something_hold() {
     for seed in [4_005_593, 5_002_338, 5_051_973, 7_001_672, 9_000_082, 70_123_271] {

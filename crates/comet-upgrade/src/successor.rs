@@ -100,7 +100,7 @@ impl Successor {
 mod tests {
     use super::*;
 
-    /// A process that is ready, and whose time for the state is over, and the former one.
+    /// A ready process whose time for receiving the state is over, and the former process.
     fn ready() -> (Successor, Channel) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let former = Channel::new(theirs, Instant::now() + COMMIT);

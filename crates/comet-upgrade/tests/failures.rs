@@ -1,4 +1,4 @@
-//! A process hands itself over to another one, which fails in every way. The other one is this file's [`new_process`].
+//! A process hands over to another one, which fails in every way. The other one is this file's [`new_process`].
 #![allow(clippy::disallowed_methods, reason = "the test has processes and a clock")]
 
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Successor, Timeouts
 
 /// How the new process behaves.
 const MODE: &str = "COMET_UPGRADE_TEST_MODE";
-/// Ends a test that has failed.
+/// The time after which a test fails.
 const LIMIT: Duration = Duration::from_secs(20);
 const SOCKETS: usize = 600;
 
@@ -20,7 +20,7 @@ fn greeting() -> Greeting {
     Greeting { version: 3, features: vec!["streams".into()] }
 }
 
-/// Not a test: what the other tests start.
+/// Not a test: the other tests start it as a process.
 #[test]
 fn new_process() {
     let Ok(mode) = env::var(MODE) else { return };
@@ -62,7 +62,7 @@ fn new_process() {
         "hangs with the sockets" => thread::sleep(LIMIT * 2),
         "is stopped with the sockets" => stop(),
         "is busy with the sockets" => {
-            // Longer than one that hangs is waited for.
+            // Longer than the wait for a process that hangs.
             let begin = Instant::now();
             while begin.elapsed() < Duration::from_secs(3) {
                 std::hint::spin_loop();
@@ -77,7 +77,7 @@ fn new_process() {
     if successor.wait_for_commit().is_err() {
         process::exit(5);
     }
-    // It goes on with the sockets.
+    // The new process goes on with the sockets.
     let sockets = shards.into_iter().next().unwrap().1;
     for socket in sockets {
         UnixStream::from(socket).write_all(b"new").unwrap();
@@ -85,7 +85,7 @@ fn new_process() {
     process::exit(0);
 }
 
-/// Until somebody ends it.
+/// Stops the process until a signal ends it.
 fn stop() -> ! {
     let this = process::id().to_string();
     Command::new("kill").args(["-STOP", &this]).status().unwrap();
@@ -103,9 +103,9 @@ struct Former {
     steps: Vec<&'static str>,
     /// Why it cannot freeze.
     obstacle: Option<&'static str>,
-    /// How long it takes to freeze.
+    /// How long the freeze takes.
     freezes: Duration,
-    /// Whether it is to hand over no more, by what it has done so far.
+    /// Whether the hand-over is called off after these steps.
     is_called_off: fn(&[&str]) -> bool,
 }
 
@@ -122,7 +122,7 @@ impl Former {
         self.run_for(mode, 3 * LIMIT)
     }
 
-    /// The same, with so much time from the freeze to the commit.
+    /// The same, with this much time from the freeze to the commit.
     fn run_for(&mut self, mode: &str, frozen: Duration) -> Result<u32, Failure> {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "new_process", "--nocapture"]).env(MODE, mode);
@@ -131,7 +131,7 @@ impl Former {
         upgrade(self, command, Timeouts { start, frozen })
     }
 
-    /// What the client of each socket reads next.
+    /// The next bytes that the client of each socket reads.
     fn expect(&mut self, bytes: &[u8]) {
         for client in &mut self.clients {
             let mut found = vec![0; bytes.len()];
@@ -141,7 +141,7 @@ impl Former {
         }
     }
 
-    /// It has all its sockets, and nobody else has.
+    /// The former process has all its sockets, and no other process has them.
     fn expect_goes_on(&mut self) {
         for socket in &mut self.ours {
             socket.write_all(b"former").unwrap();
@@ -216,7 +216,7 @@ fn the_new_process_goes_on_with_the_sockets() {
     former.expect(b"new");
 }
 
-/// It waits for answers while it serves, which has a bound of its own.
+/// The wait for answers while the process still serves has a bound of its own.
 #[test]
 fn a_freeze_takes_no_time_from_the_hand_over() {
     let mut former = Former::new();
@@ -292,7 +292,7 @@ fn a_process_that_is_busy_with_the_sockets_is_waited_for() {
 }
 
 #[test]
-fn a_process_that_refuses_before_it_has_the_state_is_heard() {
+fn a_refusal_before_the_whole_state_was_sent_is_read() {
     expect_failure("refuses amid the state", "refuses: out of memory", BACK);
 }
 
@@ -311,7 +311,7 @@ fn a_former_process_that_cannot_freeze_goes_on() {
     former.expect_goes_on();
 }
 
-/// At once where the new process hangs, and up to the commit.
+/// The hand-over ends at once while the new process hangs, and at any step up to the commit.
 #[test]
 fn a_former_process_that_is_to_end_does_not_hand_over() {
     for (mode, is_called_off, steps) in [

@@ -18,7 +18,7 @@ struct Side {
     has_failed: bool,
     has_ended: bool,
     has_heard_close: bool,
-    /// Nobody has touched `wire`.
+    /// The bytes in `wire` are unchanged.
     is_intact: bool,
 }
 
@@ -162,7 +162,7 @@ fn deliver(sides: &mut [Side; 2], from: usize) {
     }
 }
 
-/// The `len` bytes that a side says after it has said `said`.
+/// The next `len` bytes of a side that has sent `said` bytes.
 fn saying(said: usize, len: usize) -> Vec<u8> {
     (said..said + len).map(|number| (number % 251) as u8).collect()
 }

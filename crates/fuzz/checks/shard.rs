@@ -44,7 +44,7 @@ struct World<'input> {
     /// By shard: messages on their way to it.
     inboxes: Vec<VecDeque<Message>>,
     wires: BTreeMap<ConnId, Wire>,
-    /// By shard: bytes that its sockets took.
+    /// By shard: the bytes that its sockets took.
     taken: Vec<u64>,
     last_call: u64,
     is_remote: bool,
@@ -245,7 +245,7 @@ impl<'input> World<'input> {
         has_delivered
     }
 
-    /// What a driver does after completions: deadlines, logic, and all that goes out.
+    /// The work of a driver after completions: deadlines, logic, and all output.
     fn turn(&mut self, index: usize) {
         let (now, has_backlog) = (Millis(self.now), self.byte() & 1 > 0);
         let shard = &mut self.shards[index];
@@ -305,7 +305,7 @@ impl<'input> World<'input> {
         });
     }
 
-    /// What holds at any moment.
+    /// The invariants at any moment.
     fn balance(&self) {
         for (index, shard) in self.shards.iter().enumerate() {
             let counters = shard.counters();
@@ -319,13 +319,13 @@ impl<'input> World<'input> {
         }
     }
 
-    /// Every client leaves, and what is under way comes to its end.
+    /// Every client leaves, and all work under way ends.
     fn end(&mut self) {
         self.input = &[];
         for conn in self.wires.keys().copied().collect::<Vec<_>>() {
             self.hang_up(Some(conn));
         }
-        // Room counts and what is retained need some steps of 200 ms.
+        // Room counts and retained entries need some steps of 200 ms.
         for _ in 0..60 {
             self.now += 200;
             for index in 0..self.shards.len() {
@@ -347,7 +347,7 @@ impl<'input> World<'input> {
     }
 }
 
-/// Whom a token names by its bytes: user, key and room; an empty one is refused.
+/// The user, key and room of a token, derived from its bytes; an empty token is refused.
 fn identity(token: &[u8]) -> Result<Identity, Denied> {
     let digit = |at: usize| token.get(at).map(|byte| byte % 8);
     let name = |at| digit(at).filter(|digit| *digit > 0).map(|digit| digit.to_string());

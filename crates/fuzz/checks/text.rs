@@ -1,4 +1,4 @@
-//! A client's message in the text form: what it stands for can be told in the text form, and is then the same.
+//! A client's message in the text form: the decoded message can be encoded in the text form, and decodes to the same.
 
 use comet_proto::text::{objects, read};
 use comet_proto::{Encoded, count_frames, op};

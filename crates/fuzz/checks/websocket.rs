@@ -42,7 +42,7 @@ fn see(stream: &[u8], piece_len: usize, accepted: Accepted) -> (Vec<String>, Opt
 fn within_limits(event: Event<'_>) {
     match event {
         Event::Message(payload) => assert!(payload.len() <= MESSAGE_MAX),
-        // What is compressed may be a little longer.
+        // A compressed message may be a little longer.
         Event::Compressed { payload, .. } => assert!(payload.len() <= 2 * MESSAGE_MAX),
         Event::Text(text) => assert!(text.len() <= MESSAGE_MAX),
         Event::Ping(payload) => {

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_whether_nobody_gets_a_push() {
+    fn errors_show_whether_a_push_was_surely_not_made() {
         let unavailable = |text: &str| refusal(&Status::unavailable(text));
         assert!(matches!(unavailable("no stream, so nobody gets it: why"), Outcome::Refused(_)));
         assert!(matches!(unavailable("the server is going down"), Outcome::Failed(_)));

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_told_from_lines_that_quote_one() {
+    fn errors_are_distinguished_from_lines_that_quote_one() {
         assert!(is_error("[2026-01-31T12:00:00.123Z ERROR comet_hub] no logic service"));
         assert!(is_error("thread 'comet-core-0' panicked at src/driver.rs:1:1:"));
         assert!(!is_error("[2026-01-31T12:00:00.123Z INFO  comet_net] key=\"ERROR\" closed"));

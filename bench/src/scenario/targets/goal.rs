@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_measured_is_not_reached_and_a_floor_is_neither() {
+    fn an_unmeasured_goal_is_not_reached_and_a_floor_has_no_verdict() {
         let check = |reach, rounds: &[f64], failure, reached, words: Option<&str>| {
             let line = line(reach, rounds, failure);
             assert_eq!(line.reached, reached);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_it_all() {
+    fn the_table_has_goal_figure_range_and_verdict() {
         let lines = [
             line(GOAL.reach, &[41.0, 39.0, 38.04], None),
             line(None, &[3.0], None),

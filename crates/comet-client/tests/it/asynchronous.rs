@@ -11,10 +11,10 @@ use tokio::{join, select};
 
 use crate::wire::{authenticate, frame, frame_2, read_frame, serve};
 
-/// The body by which a server says that it speaks protocol 2.
+/// The body of an auth reply of protocol 2.
 pub(crate) const WELCOME: [u8; 12] = [2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0, 0];
 
-/// What the server says of a room that keeps a history.
+/// The reply of the server about a room that keeps a history.
 pub(crate) fn joined(
     handle: u8,
     room: &str,
@@ -160,7 +160,7 @@ fn listener(address: &str) -> Listener {
 }
 
 #[tokio::test]
-async fn a_reconnect_asks_for_what_was_missed_and_a_refusal_ends_it() {
+async fn a_reconnect_recovers_missed_pushes_and_ends_when_refused() {
     let (address, server) = serve(3, |connection, mut stream| {
         let (_, sequence, _) = read_frame(&mut stream);
         if connection == 2 {
@@ -213,7 +213,7 @@ async fn a_listener_is_stopped_while_it_receives_and_while_it_waits() {
     drop(receiving);
     server.join().unwrap();
 
-    // Nobody listens there: the kernel gives this port to nobody.
+    // No process listens there: the kernel assigns this port to none.
     let hour = Duration::from_secs(3600);
     let nobody = Options::tcp("127.0.0.1:1", "42");
     let mut waiting = Listener::new(nobody.backoff(Backoff::new(hour, hour)));
@@ -223,7 +223,7 @@ async fn a_listener_is_stopped_while_it_receives_and_while_it_waits() {
     assert!(ended.is_none(), "an hour earlier");
 }
 
-/// So that a listener can be spawned on a runtime of many threads.
+/// A listener can then be spawned on a runtime with many threads.
 #[test]
 fn its_futures_can_move_between_threads() {
     fn check(_: impl Send) {}

@@ -1,4 +1,4 @@
-//! Where a listener goes on in rooms that keep a history: of the server, of the program, and of both.
+//! The positions from which a listener goes on in rooms that keep a history. The room is chosen by the server, the program or both.
 
 use std::future::poll_fn;
 use std::io::{Read, Write};
@@ -29,7 +29,7 @@ fn at(offset: u64) -> Position {
     Position { epoch: 9, offset }
 }
 
-/// Accepts the token. With an offset the token names the room "r", which is there.
+/// Accepts the token. With an offset the token names the room "r", at that offset.
 fn welcome(stream: &mut TcpStream, named_at: Option<u64>) {
     assert_eq!(read_frame(stream).0, 7);
     let named = named_at.map(|offset| told(0, offset, None)).unwrap_or_default();
@@ -44,7 +44,7 @@ fn told(sequence: i32, offset: u64, recovered: Option<u32>) -> Vec<u8> {
     frame_2(19, sequence, &reply.encode())
 }
 
-/// Reads a request to be in "r" that has this position, and answers that four pushes up to 9-10 follow.
+/// Reads a request to enter "r" with this position, and answers that four pushes up to 9-10 follow.
 fn recover(stream: &mut TcpStream, since: Position) {
     let (operation, sequence, body) = read_frame(stream);
     let asked = Join::decode(&body).unwrap();
@@ -64,7 +64,7 @@ fn room(event: Option<Event>) -> Joined {
 const RECOVERED: Joined =
     Joined { position: Some(Position { epoch: 9, offset: 10 }), recovered: Some(4) };
 
-/// A part of the program asks for the room while there is no connection. The next one is put into it again, or is not.
+/// The program asks for the room while there is no connection. The server puts the next connection into the room, or does not.
 #[test]
 fn a_room_of_the_server_that_the_program_asks_for_between_two_connections_goes_on() {
     for named_at in [Some(10), None] {
@@ -104,7 +104,7 @@ fn a_room_that_is_resumed_and_asked_for_before_the_first_connection_goes_on() {
     }
 }
 
-/// Ends what the server sends. The client has sent nothing more, until it ends as well.
+/// Ends the server's side. The client must send nothing more until it ends as well.
 fn end(mut stream: TcpStream) {
     stream.shutdown(Shutdown::Write).unwrap();
     let mut rest = Vec::new();
@@ -152,7 +152,7 @@ async fn a_position_that_comes_while_a_connection_is_made_is_asked_for() {
     }
 }
 
-/// The reply belongs to a future that was dropped. The server has let the program in all the same.
+/// The reply is for a future that was dropped. The server has let the client enter nevertheless.
 #[tokio::test]
 async fn the_position_in_a_room_outlasts_the_future_that_asked_for_it() {
     let (step, mut steps) = unbounded_channel();
@@ -182,7 +182,7 @@ async fn the_position_in_a_room_outlasts_the_future_that_asked_for_it() {
     server.join().unwrap();
 }
 
-/// Tokens whose rooms change by the day. What a listener keeps is in its `Debug`.
+/// The rooms of the tokens change every day. The `Debug` output of a listener shows its state.
 #[test]
 fn positions_are_kept_of_a_bounded_number_of_rooms_of_the_server() {
     const ROOMS: u32 = 600;

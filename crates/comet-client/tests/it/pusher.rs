@@ -1,4 +1,4 @@
-//! The push caller over frames, where the server is slow.
+//! The push caller over frames, with a slow server.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use comet_proto::push_frame::{PushReply, decode_request};
 const TIMEOUT: Duration = Duration::from_millis(200);
 const REQUEST_MAX: usize = 1 << 20;
 
-/// A push caller, what lets the server go on, and the server on a thread.
+/// A push caller, the sender that lets the server go on, and the server's thread.
 fn pusher<T: Send + 'static>(
     name: &str,
     serve: impl FnOnce(UnixStream, Receiver<()>) -> T + Send + 'static,
@@ -29,7 +29,7 @@ fn pusher<T: Send + 'static>(
     (pusher, go_on, server)
 }
 
-/// The id of the next request; `None`: there is no other.
+/// The id of the next request; `None` at the end.
 fn read_id(stream: &mut UnixStream, input: &mut Vec<u8>) -> Option<u32> {
     loop {
         if let Some((request, len)) = decode_request(input, REQUEST_MAX).unwrap() {
@@ -79,7 +79,7 @@ fn a_flush_that_took_too_long_goes_on_where_it_was() {
     assert_eq!(server.join().unwrap(), Vec::from_iter(0..PUSHES));
 }
 
-/// The reply that comes late belongs to nobody: neither the next push nor the next reply is taken for it.
+/// A late reply is discarded: it is not taken for the reply to the next push.
 #[test]
 fn a_push_after_one_that_took_too_long_gets_its_own_reply() {
     let (mut pusher, go_on, server) = pusher("late", |mut stream, gone_on| {
@@ -117,9 +117,9 @@ fn a_push_after_one_that_took_too_long_gets_its_own_reply() {
     server.join().unwrap();
 }
 
-/// A listener whose queue is full lets nobody in: the kernel drops what arrives. One failure may be of a busy machine.
+/// A listener with a full queue accepts no connection: the kernel drops the packets. One failure may be due to a busy machine.
 #[test]
-fn nobody_is_waited_for_longer_than_the_timeout() {
+fn connecting_to_a_silent_server_ends_at_the_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));

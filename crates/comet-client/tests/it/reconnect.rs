@@ -112,7 +112,7 @@ fn a_room_joined_before_the_first_connection_is_joined_there() {
     server.join().unwrap();
 }
 
-/// No delay is waited for: the test checks the announced delays.
+/// The test checks the announced delays and does not wait for them.
 #[test]
 fn the_longer_of_server_delay_and_backoff_is_used() {
     const HINT: Duration = Duration::from_millis(1_234_567);
@@ -154,7 +154,7 @@ fn the_longer_of_server_delay_and_backoff_is_used() {
     server.join().unwrap();
 }
 
-/// What HTTP says of the time goes for the upgrade as the close notice does behind it.
+/// The Retry-After header of a refused upgrade is handled as the delay in a close notice.
 #[test]
 fn a_refused_upgrade_may_name_a_delay() {
     // The answer, and the delay if it is accepted; without one, whether another attempt may succeed.
@@ -261,7 +261,7 @@ fn permanent_reasons_end_the_iteration() {
         (notice(b"kicked: banned"), true, Some(Permanent::Kicked)),
         (notice(b"slow_consumer"), true, None),
         (notice(b"token_expired; retry_after_ms=1"), true, None),
-        // Proxies that go away, restart or are overloaded, and one that says nothing.
+        // Proxies that go away, restart or are overloaded, and one that does not answer.
         (close(b"\x03\xe9restart"), false, None),
         (close(b"\x03\xf4"), false, None),
         (close(b"\x03\xf5try again later"), false, None),
@@ -307,9 +307,9 @@ fn permanent_reasons_end_the_iteration() {
     server.join().unwrap();
 }
 
-/// The token of the first attempt may be on its way still, and is then the younger one for the server.
+/// The token of the first attempt may still be under way. The server then takes it for the younger one.
 #[test]
-fn who_may_have_replaced_himself_comes_back_once() {
+fn a_client_that_may_have_replaced_itself_reconnects_once() {
     let (go_on, gone_on) = mpsc::channel();
     let (address, server) = serve(3, move |connection, mut stream| {
         if connection == 0 {
@@ -408,9 +408,9 @@ fn a_room_that_is_asked_for_twice_goes_on_from_its_position() {
     server.join().unwrap();
 }
 
-/// The event has the reason, which decides on the next attempt; not the call whose request it interrupts.
+/// The reason, which decides on the next attempt, is in the event. The call whose request it interrupts does not have it.
 #[test]
-fn a_reason_that_interrupts_a_request_is_told_by_the_event() {
+fn the_reason_that_interrupts_a_request_is_in_the_disconnect_event() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         assert_eq!(read_frame(&mut stream).0, 14);

@@ -1,4 +1,4 @@
-//! The session and rooms that keep a history: what it asks for by itself, and what it makes of the answers.
+//! The session and rooms that keep a history: the requests that it makes by itself, and its handling of the answers.
 
 use comet_client::{Arrival, Gap, GapState, Joined, Session, SessionError, Transport};
 use comet_proto::{Join, JoinReply, Position, RoomGap, RoomHandle, decode, op};
@@ -33,7 +33,7 @@ fn gap(first: u64, last: u64, is_outdated: bool) -> Vec<u8> {
     frame_2(op::GAP, 0, &RoomGap { handle: HANDLE, is_outdated, first, last }.encode())
 }
 
-/// A session that the server has accepted, and whose token's room it told.
+/// A session that the server has accepted, and that knows the room of its token.
 fn session(known: Option<Position>) -> Session {
     let mut session = Session::new(Transport::Tcp, "localhost", "/sub", b"42");
     if let Some(known) = known {
@@ -90,11 +90,11 @@ fn asked(session: &mut Session) -> (i32, Position) {
 }
 
 #[test]
-fn what_a_gap_marker_names_is_asked_for_and_comes_once() {
+fn pushes_of_a_gap_marker_are_requested_and_delivered_once() {
     let mut session = session(None);
     let entered = Joined { position: Some(at(3)), recovered: None };
     assert_eq!(take(&mut session, &[joined(0, Some(at(3)), None)]), [Seen::Room(entered)]);
-    // What comes behind the marker comes again in the answer. A second marker says nothing more.
+    // The answer repeats the pushes after the marker. A second marker changes nothing.
     let input = [push(4), gap(5, 6, false), push(7), gap(8, 8, false), push(9)];
     assert_eq!(take(&mut session, &input), [Seen::Push(4), Seen::Gap(5, 6, GapState::Asked)]);
     let (sequence, since) = asked(&mut session);
@@ -109,7 +109,7 @@ fn what_a_gap_marker_names_is_asked_for_and_comes_once() {
     assert_eq!(take(&mut session, &input), expected);
     assert_eq!(session.output(), b"", "a late marker asks for nothing");
 
-    // The next one is lost: what comes goes on behind it.
+    // The next push is lost. Later pushes are delivered after the gap.
     assert_eq!(take(&mut session, &[gap(11, 12, false)]), [Seen::Gap(11, 12, GapState::Asked)]);
     let (sequence, since) = asked(&mut session);
     assert_eq!(since, at(10));
@@ -124,7 +124,7 @@ fn what_a_gap_marker_names_is_asked_for_and_comes_once() {
 fn a_session_goes_on_where_an_earlier_one_was() {
     let enter = [joined(0, Some(at(5)), None), push(6)];
     let room = |recovered| Seen::Room(Joined { position: Some(at(5)), recovered });
-    // Nothing is missing; or nothing is known; or the room has begun again.
+    // Nothing is missing; the position is unknown; or the room has a new epoch.
     let other = Position { epoch: 8, offset: 5 };
     for (known, recovered) in [(Some(at(5)), Some(0)), (None, None), (Some(other), None)] {
         let mut session = session(known);
@@ -149,7 +149,7 @@ fn a_request_of_the_caller_stands_for_the_sessions_own() {
     let input = [joined(0, Some(at(5)), None), push(6), joined(2, Some(at(6)), Some(3)), push(4)];
     assert_eq!(take(&mut session, &input), [Seen::Answer(2), Seen::Push(4)]);
     assert_eq!(session.output(), b"");
-    // In the room already: its position stays.
+    // The session is in the room already, so its position stays.
     session.add_room(3, "r", None);
     session.consume_output(session.output().len());
     assert_eq!(
@@ -159,13 +159,13 @@ fn a_request_of_the_caller_stands_for_the_sessions_own() {
 }
 
 #[test]
-fn a_marker_that_is_none_ends_the_session() {
+fn an_invalid_gap_marker_ends_the_session() {
     let mut session = session(None);
     let outcome = session.handle_input(&frame_2(op::GAP, 0, &[0; 23]), |_, _| {});
     assert_eq!(outcome, Err(SessionError::BadRoomFrame { operation: op::GAP }));
 }
 
-/// Operation 19 by another handle, that the server sends by itself or in answer.
+/// Operation 19 with another handle, which the server sends unasked or as an answer.
 fn renamed(sequence: i32, handle: u32, recovered: Option<u32>) -> Vec<u8> {
     let reply = JoinReply::joined(RoomHandle(handle), b"r");
     let position = recovered.map(|_| at(9));
@@ -255,9 +255,9 @@ fn after_an_order_to_leave_that_a_repair_has_crossed_the_latest_wish_counts() {
     }
 }
 
-/// The caller is answered, so it is not told of the order as well.
+/// The caller gets the answer to its request, so it gets no event about the order as well.
 #[test]
-fn an_order_to_leave_that_a_request_of_the_caller_crosses_is_not_told() {
+fn an_order_to_leave_that_crosses_a_request_of_the_caller_gives_no_event() {
     let mut session = member();
     assert!(session.remove_room(5, "r"));
     let input = [left(0, HANDLE.0, 0), left(5, HANDLE.0, 3)];

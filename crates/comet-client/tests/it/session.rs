@@ -94,9 +94,9 @@ fn a_new_session_sends_auth_or_the_upgrade() {
     assert!(request.ends_with("\r\n\r\n"), "the auth frame must wait: {request}");
 }
 
-/// goim's server accepts with an empty body, and repeats the version that the client named.
+/// goim's server accepts with an empty body, and repeats the client's version.
 #[test]
-fn the_body_of_the_acceptance_says_what_the_server_speaks() {
+fn the_body_of_the_auth_reply_shows_the_protocol_of_the_server() {
     let body = [2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0x75, 0x30];
     let reply = AuthReply {
         not_renewed: None,
@@ -481,7 +481,7 @@ fn pushes_to_several_rooms_look_as_in_protocol_1_and_name_their_room() {
 }
 
 #[test]
-fn a_room_frame_that_is_none_ends_the_session() {
+fn an_invalid_room_frame_ends_the_session() {
     for (operation, body) in [(20, &[0; 15][..]), (19, &[0; 27]), (19, &[9; 40]), (22, &[0; 7])] {
         let mut session = session(Transport::Tcp);
         let welcome = frame_2(8, 1, &[2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! A listener between the acceptance of its token and the rooms that it wants: nothing that arrives meanwhile is lost.
+//! A listener between the auth reply and the replies for its rooms: no frame that arrives meanwhile is lost.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -28,7 +28,7 @@ fn options_without_keep(address: &str) -> Options {
     Options::tcp(address, "42").backoff(Backoff::new(delay, delay))
 }
 
-/// The acceptance that goes on with a session of `parked` pushes, and as many of them.
+/// The auth reply of a resumed session with `parked` pushes, and these pushes.
 fn resumed(parked: u32) -> Vec<u8> {
     let resumed = Some(Resumed { parked, lost_full: 0, lost_memory: 0 });
     let reply = AuthReply {
@@ -51,7 +51,7 @@ fn joined(sequence: i32, handle: u32, room: &[u8], offset: u64) -> Vec<u8> {
     frame_2(19, sequence, &reply.encode())
 }
 
-/// In short what an event is.
+/// A summary of an event.
 fn brief(event: Event) -> String {
     match event {
         Event::Connected => "connected".to_owned(),
@@ -64,7 +64,7 @@ fn brief(event: Event) -> String {
 
 /// The server closes before the reply to one of the requests that a new connection makes.
 #[test]
-fn what_was_parked_is_told_where_the_set_up_fails() {
+fn the_resumed_session_is_reported_though_the_set_up_fails() {
     const REQUESTS: [i32; 3] = [14, 12, 18];
     let (address, server) = serve(REQUESTS.len(), |answered, mut stream| {
         assert_eq!(read_keep_and_token(&mut stream), 7);
@@ -93,7 +93,7 @@ fn what_was_parked_is_told_where_the_set_up_fails() {
     server.join().unwrap();
 }
 
-/// Reads what asks for a kept session, and the token behind it. Returns the operation of that.
+/// Reads the request for a kept session, and the token after it. Returns the operation of the token.
 fn read_keep_and_token(stream: &mut impl std::io::Read) -> i32 {
     let mut keep = [0; 17];
     stream.read_exact(&mut keep).unwrap();
@@ -101,7 +101,7 @@ fn read_keep_and_token(stream: &mut impl std::io::Read) -> i32 {
     read_frame(stream).0
 }
 
-/// The next event, unless the server says before that this is the time to drop the future.
+/// The next event, unless the server signals earlier that the future is to be dropped.
 async fn next_or_dropped(
     listener: &mut Listener,
     steps: &mut UnboundedReceiver<()>,
@@ -113,7 +113,7 @@ async fn next_or_dropped(
     }
 }
 
-/// The future is dropped when the server has the token, and before each reply to what the new connection asks for.
+/// The future is dropped when the server has the token, and before each reply to a request of the new connection.
 #[tokio::test]
 async fn a_dropped_future_loses_nothing_of_a_new_connection() {
     let (step, mut steps) = unbounded_channel();
@@ -188,7 +188,7 @@ async fn a_dropped_future_leaves_the_connecting_to_the_next_one() {
     assert_eq!(acceptor.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "one connection");
 }
 
-/// The program asks for more while the new connection is set up: that is done first.
+/// The program makes requests while the new connection is set up. The set-up is completed first.
 #[tokio::test]
 async fn requests_wait_until_the_connection_is_set_up() {
     let (step, mut steps) = unbounded_channel();
@@ -220,14 +220,14 @@ async fn requests_wait_until_the_connection_is_set_up() {
     server.join().unwrap();
 }
 
-/// Reads a request to be in a room and answers it.
+/// Reads a request to enter a room and answers it.
 fn enter(stream: &mut (impl std::io::Read + Write), handle: u32) {
     let (operation, sequence, body) = read_frame(stream);
     assert_eq!(operation, 18);
     stream.write_all(&joined(sequence, handle, &body[4..], 3)).unwrap();
 }
 
-/// Sixteen requests are on their way at once. The connection is lost behind the answers to some of them.
+/// Sixteen requests are under way at once. The connection is lost after the answers to some of them.
 #[test]
 fn rooms_are_asked_for_without_waiting_for_each_answer() {
     let room = |number: usize| format!("{number:02}");
@@ -268,7 +268,8 @@ fn rooms_are_asked_for_without_waiting_for_each_answer() {
     server.join().unwrap();
 }
 
-/// The server bounds how fast rooms are entered. The second connection enters them one by one, and its messages do not wait for that.
+/// The server limits the rate of room changes. The second connection enters its rooms one by one, and its messages do not wait
+/// for that.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "the time between rooms is what it tests")]
 fn rooms_are_entered_more_slowly_after_a_close_for_their_rate() {
@@ -277,7 +278,7 @@ fn rooms_are_entered_more_slowly_after_a_close_for_their_rate() {
         stream.write_all(&resumed(1)).unwrap();
         enter(&mut stream, 1);
         if connection == 0 {
-            // Bytes that are not read would reset the connection.
+            // Unread bytes would reset the connection.
             read_frame(&mut stream);
             read_frame(&mut stream);
             return stream.write_all(&frame(6, 0, b"room_rate; retry_after_ms=0")).unwrap();
@@ -311,7 +312,8 @@ fn read_operations(stream: &mut (impl std::io::Read + Write)) -> (i32, Vec<i32>)
     (request, names.split(',').map(|name| name.parse().unwrap()).collect())
 }
 
-/// The token names 40, 30 of which the program does without. The server lists 64 for a connection, and closes one with more.
+/// The token has 40 operations, and the program unsubscribes from 30. The server allows 64 for a connection, and closes one with
+/// more.
 #[test]
 fn operations_are_restored_without_being_too_many_in_between() {
     let (address, server) = serve(2, |connection, mut stream| {
@@ -338,7 +340,8 @@ fn operations_are_restored_without_being_too_many_in_between() {
     server.join().unwrap();
 }
 
-/// A listener that subscribed to ever more would be closed by each server, and one that unsubscribes sends ever more.
+/// A listener with ever more subscriptions would be closed by each server, and one with ever more unsubscriptions would send
+/// ever longer requests.
 #[test]
 fn a_listener_chooses_a_bounded_number_of_operations() {
     let (address, server) = serve(1, |_, mut stream| {

@@ -1,4 +1,4 @@
-//! A listener whose server takes it out of rooms, and what it keeps of rooms that it has left.
+//! A listener whose server takes it out of rooms, and the state that it keeps of rooms that it has left.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -38,7 +38,7 @@ fn taken(handle: u8) -> Vec<u8> {
     frame_2(22, 0, &[0, 4, 0, 0, 0, 0, 0, handle])
 }
 
-/// Reads the request to be in `room` in this way, and grants it. `before` comes right before the reply.
+/// Reads the request to enter `room` by this operation, and grants it. `before` comes right before the reply.
 fn grant(stream: &mut TcpStream, operation: i32, room: &str, handle: u8, before: &[u8]) {
     let (asked, sequence, body) = read_frame(stream);
     assert_eq!(asked, operation);
@@ -68,7 +68,7 @@ fn events(listener: &mut Listener) -> Vec<String> {
 }
 
 #[test]
-fn a_room_that_the_server_has_taken_is_told_and_not_entered_again() {
+fn a_room_the_server_took_away_gives_an_event_and_is_not_entered_again() {
     let (address, server) = serve(3, |connection, mut stream| {
         welcome(&mut stream);
         if connection != 1 {
@@ -102,7 +102,7 @@ fn a_room_that_the_server_has_taken_is_told_and_not_entered_again() {
     server.join().unwrap();
 }
 
-/// The order waits for the program when it asks for the room, or crosses that.
+/// The order waits to be read when the program asks for the room, or crosses the request.
 #[test]
 fn a_later_join_counts_more_than_an_order_to_leave() {
     for request in [JOIN, CHANGE] {
@@ -141,7 +141,7 @@ fn a_later_join_counts_more_than_an_order_to_leave() {
     }
 }
 
-/// Pushes that wait behind the reply to a leave have come before it. What a listener keeps is in its `Debug`.
+/// Pushes that wait behind the reply to a leave were sent before it. The `Debug` output of a listener shows its state.
 #[test]
 fn nothing_is_kept_of_rooms_that_were_left() {
     let (address, server) = serve(1, move |_, mut stream| {
@@ -179,7 +179,7 @@ fn nothing_is_kept_of_rooms_that_were_left() {
         let is_told = |event| matches!(event, Event::Room { room: told, .. } if told == room);
         while !is_told(listener.next().unwrap()) {}
     }
-    // The server takes the last one.
+    // The server takes the listener out of the last room.
     listener.subscribe(&[1]).unwrap();
     listener.client().unwrap().send(4, b"").unwrap();
     while !matches!(listener.next().unwrap(), Event::Message(last) if last.sequence == 77) {}

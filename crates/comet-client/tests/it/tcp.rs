@@ -77,7 +77,7 @@ fn heartbeats_are_sent_and_report_the_online_count() {
         }
         stream.write_all(&frame(5, 0, b"after two heartbeats")).unwrap();
     });
-    // An answer may take as long.
+    // An answer may take this long.
     let options = Options::tcp(address, "42").heartbeat(Duration::from_secs(10));
     let mut client = options.connect().unwrap();
     assert_eq!(client.online(), None);
@@ -284,9 +284,9 @@ fn a_token_is_renewed_where_the_server_speaks_protocol_2() {
     server.join().unwrap();
 }
 
-/// The server closes a client that lets its time pass, however rarely the program wants heartbeats.
+/// The server closes a client that misses its heartbeat deadline, whatever interval the program sets.
 #[test]
-fn heartbeats_go_at_half_of_what_the_server_demands() {
+fn heartbeats_are_sent_at_half_the_interval_that_the_server_demands() {
     let (address, server) = serve(1, |_, mut stream| {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let (_, sequence, _) = read_frame(&mut stream);

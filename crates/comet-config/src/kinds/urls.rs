@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_come_from_servers_that_nobody_can_imitate() {
+    fn urls_of_keys_need_https_or_loopback() {
         for good in [
             "https://issuer/.well-known/jwks.json",
             "https://issuer.example:8443",

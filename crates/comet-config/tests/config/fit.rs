@@ -113,7 +113,7 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
 }
 
 #[test]
-fn rules_of_coalescing_say_what_is_wrong_and_where() {
+fn mistakes_in_coalescing_rules_name_their_place() {
     let check = |rule: &str, place: &str, what: &str| {
         let text = format!("[[coalesce]]\nrooms = \"live://\"\n\n[[coalesce]]\n{rule}\n");
         check_mistakes(&text, &[], &[&format!("comet.toml:{place}: {what}")]);

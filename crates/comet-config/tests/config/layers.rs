@@ -26,7 +26,7 @@ fn read(text: &str, environment: &[Variable<'_>], sets: &[&str]) -> Result<Confi
     load(&source, &machine(2)).map_err(|mistakes| mistakes.to_string())
 }
 
-/// What stands in for the file system.
+/// A substitute for the file system.
 fn secret(path: &Path) -> io::Result<String> {
     match path.to_str().unwrap() {
         "/run/secrets/redis" => Ok("redis://comet:pass@store:6379/1\n".to_owned()),
@@ -193,7 +193,7 @@ fn mistakes_about_secrets_name_key_and_file_and_no_secret() {
         let line = format!("comet.toml:2:10: logic_server.redis: {map}");
         check(&redis(other), &[], &[], &[&line]);
     }
-    // Of text that is not TOML nothing is shown, either.
+    // No part of text that is not TOML is shown, either.
     let fault = "*** is not a TOML value (string values must be quoted, expected literal \
                  string); the default is \
                  [\"redis://127.0.0.1:6379\"]";
@@ -213,7 +213,7 @@ fn mistakes_about_secrets_name_key_and_file_and_no_secret() {
         &[],
         &[&format!("comet.toml:2:9: logic_server.redis: {string}")],
     );
-    // Keys that are no secrets take no file.
+    // Keys that are no secrets cannot be read from a file of their own.
     check(
         "[log]\nfile = { file = \"/run/secrets/other\" }\n",
         &[],
@@ -274,7 +274,7 @@ fn a_password_is_shown_nowhere_wherever_it_was_written() {
         let mistakes = read("", &[], &[set]).expect_err(set);
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
-    // Text that was forgotten to be quoted.
+    // Text without the necessary quotes.
     for set in ["nats.password=271828", "push.tokens=[271828]", "logic.token=[271828]"] {
         let mistakes = read("", &[], &[set]).expect_err(set);
         assert!(!mistakes.contains("271828"), "{mistakes}");
@@ -288,7 +288,7 @@ fn a_password_is_shown_nowhere_wherever_it_was_written() {
         assert!(shown.contains("redis://comet:***@store:6379"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
     }
-    // What follows a question mark may be a password, and what is no URL is a secret however it looks.
+    // The part after a question mark may be a password. Text that is no URL is treated as a secret, whatever it looks like.
     let config = read_good(
         "",
         &[],

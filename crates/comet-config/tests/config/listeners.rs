@@ -1,9 +1,9 @@
-//! Listeners, their locks and certificates: what others reach, and addresses that are taken twice.
+//! Listeners, their access control and certificates: exposed addresses, and addresses used twice.
 
 use crate::{check_mistakes, good};
 
 #[test]
-fn what_others_reach_is_locked_or_meant_to_be_open() {
+fn exposed_addresses_need_tokens_certificates_or_insecure() {
     let check = |key: &str, address: &str, what: &str| {
         let (section, _) = key.split_once('.').unwrap();
         let set = format!("{key}=[\"127.0.0.1:0\", \"{address}\"]");
@@ -36,7 +36,7 @@ fn what_others_reach_is_locked_or_meant_to_be_open() {
     let line = line.replace("monitor.stat: tls:", "push.http: ").replace("monitor.", "push.");
     let line = line.replace("read what the server holds", "push to all clients");
     check_mistakes("", &plain, &[&line]);
-    // Those of the other process are its own matter.
+    // Listeners of comet logic are not checked for comet.
     good("", &["logic_server.grpc=[\"0.0.0.0:0\"]"]);
     // A token that is too short is not repeated.
     let line = "--set push.tokens[0]: is no token: use 16 to 512 letters, digits and -._~+/=";
@@ -64,7 +64,7 @@ fn tls_of_the_apis_needs_a_certificate_and_its_key() {
     check(&[key], "--set api_tls.key: needs api_tls.certificate");
     let config = good("", &["api_tls.server_ca=\"ca.pem\"", "logic.addrs=[\"tls:logic:1\"]"]);
     assert_eq!(config.logic.addrs, ["tls:logic:1"]);
-    // Those of the other process are its own matter.
+    // Listeners of comet logic are not checked for comet.
     good("", &["logic_server.grpc=[\"tls:127.0.0.1:0\"]"]);
 }
 

@@ -17,7 +17,7 @@ fn of_very_many_mistakes_the_first_ones_are_described() {
 }
 
 #[test]
-fn every_element_of_a_list_says_what_is_wrong_with_it() {
+fn mistakes_in_lists_name_the_element() {
     let check = |set: &str, what: &str| {
         let key = set.split('=').next().unwrap();
         check_mistakes("", &[set], &[&format!("--set {key}{what}")]);
@@ -97,7 +97,7 @@ fn every_element_of_a_list_says_what_is_wrong_with_it() {
 }
 
 #[test]
-fn the_flags_say_what_is_wrong_with_them() {
+fn mistakes_in_flags_name_the_flag() {
     let source = Source { cores: Some("99"), control_cores: Some("x"), ..Source::default() };
     let mistakes = load(&source, &machine(2)).unwrap_err();
     let lines = [
@@ -403,7 +403,7 @@ fn a_torn_file_is_read_or_refused() {
 }
 
 #[test]
-fn a_host_proves_in_one_way_to_nats_who_it_is() {
+fn only_one_kind_of_credentials_for_nats_is_accepted() {
     check_mistakes(
         "[nats]\n\
          servers = [\"nats://a\", \"tls://b:4222\", \"c:4222\", \"http://d\"]\n\

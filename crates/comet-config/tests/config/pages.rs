@@ -9,7 +9,7 @@ use comet_config::{Key, SECTIONS, Section, TakesEffect, Word};
 /// Columns of a line.
 const WIDTH: usize = 100;
 
-/// Fails if the file `name` differs from what `make` makes of it, or rewrites it.
+/// Fails if the file `name` differs from the result of `make`; with `UPDATE_DOCS` rewrites it.
 #[track_caller]
 fn check(name: &str, make: impl FnOnce(&str) -> String) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
@@ -40,7 +40,7 @@ fn the_shipped_file_is_as_the_keys_are_declared() {
 const MADE: &str =
     "# Below, each section and key is made from its declaration in crates/comet-config.";
 
-/// What is said of secrets.
+/// The text about secrets.
 const IN_A_FILE: &str = r#"A secret; its text may be in a file: { file = "PATH" }."#;
 
 fn section(section: &Section) -> String {

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_closed_once_the_task_waits_and_until_it_opens() {
+    fn a_gate_is_closed_from_when_the_task_waits_until_it_opens() {
         let gate = PauseGate::new();
         assert!(is_over(pin!(gate.pass())));
         gate.close();

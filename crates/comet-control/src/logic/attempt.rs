@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_becomes_what_is_left_of_it() {
+    fn an_expiry_time_is_converted_to_the_remaining_time() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500);
         let check = |expires_at, left| {
             assert_eq!(expires_in_ms(expires_at, now), left, "{expires_at}");

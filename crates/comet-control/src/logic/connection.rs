@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_read_is_no_answer() {
+    fn a_reply_that_cannot_be_read_does_not_count_as_an_answer() {
         let is_answer = |code| is_an_answer(&Status::new(code, "a sentence"));
         for code in [Code::Unimplemented, Code::NotFound, Code::PermissionDenied, Code::Unknown] {
             assert!(is_answer(code), "{code:?}");

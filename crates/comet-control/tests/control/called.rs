@@ -1,4 +1,4 @@
-//! Pushes by frames, which a core has begun: control publishes them for other hosts, and tells the core what became of them there.
+//! Pushes by frames that a core has begun: control publishes them to other hosts, and reports their results to the core.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::fake::{Fake, PATIENT, ROOMY, options, start_with_engine};
 
-/// Has each command done by the test.
+/// An engine whose commands the test carries out.
 struct ByHand(mpsc::UnboundedSender<Command>);
 
 impl Engine for ByHand {
@@ -37,7 +37,7 @@ struct Host {
 }
 
 impl Host {
-    /// It knows the host b.
+    /// The host knows the host b.
     async fn start() -> Self {
         let (engine, mut commands) = mpsc::unbounded_channel();
         let (notices, heard) = mpsc::channel(8);
@@ -48,7 +48,7 @@ impl Host {
         let (pushes, of_others) = mpsc::channel(1);
         let events = [of_others, heard];
         let fake = start_with_engine((engine, events), options(PATIENT), &[ROOMY, ROOMY]);
-        // Both notices are taken before something is done.
+        // Wait until control has handled both notices.
         while !matches!(commands.recv().await.unwrap(), Command::Announce { .. }) {}
         Self { fake, commands, notices, _pushes: pushes }
     }
@@ -68,7 +68,7 @@ impl Host {
         }
     }
 
-    /// What the core is told of the call.
+    /// The report to the core about the call.
     async fn told(&self, call: u64) -> OtherHostsTally {
         match self.fake.shards[1].next().await {
             Message::OtherHostsTallied { call: of, tally } if of == CallId(call) => *tally,
@@ -78,7 +78,7 @@ impl Host {
 }
 
 #[tokio::test]
-async fn a_push_that_a_core_has_begun_is_published_and_its_core_told() {
+async fn a_push_begun_by_a_core_is_published_and_its_results_reported_back() {
     let mut host = Host::start().await;
     let targets = [
         (CallerTarget::Key("k".into()), Target::Keys(["k".into()].into()), 1),
@@ -105,18 +105,18 @@ async fn a_push_that_a_core_has_begun_is_published_and_its_core_told() {
         let part = Part { host: "b".into(), tally, hosts, may_miss_hosts: false, question_reply };
         host.notices.send(Event::Answered { call, part }).await.unwrap();
         let OtherHostsTally { tally: told, held, unanswered: _, bytes } = host.told(number).await;
-        // What is absent there is what the push names.
+        // The other host reports its absent names; the rest of the one name of the push is held there.
         assert_eq!((told, held), (Tally { absent: 0, ..tally }, 1 - absent as u32));
         assert_eq!(bytes, 18, "of the header and the body");
     }
 }
 
 #[tokio::test]
-async fn a_core_is_told_at_once_that_there_is_no_connection_to_other_hosts() {
+async fn without_a_connection_to_other_hosts_a_core_gets_its_report_at_once() {
     let mut host = Host::start().await;
     host.call(1, CallerTarget::All);
     host.published().await;
-    // Also of what was on its way.
+    // The core is also told about the call under way.
     host.notices.send(Event::Disconnected).await.unwrap();
     let told = host.told(1).await;
     assert_eq!((told.tally, told.held), (Tally::default(), 0));

@@ -1,4 +1,4 @@
-//! Lists of connections: what the shards are asked, and one page of their pages.
+//! Lists of connections: the requests to the shards, and one page made of their pages.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ fn listed(place: &str) -> ListedConn {
     }
 }
 
-/// Lets each shard answer with the connections at these places, and returns what it was asked.
+/// Lets each shard answer with the connections at these places, and returns the queries.
 async fn answer(fake: &Fake, pages: &[&[&str]]) -> Arc<ConnQuery> {
     let mut asked = None;
     for (shard, places) in fake.shards.iter().zip(pages) {
@@ -143,7 +143,7 @@ async fn too_many_lists_at_once_are_refused() {
         calls.push(call);
     }
     assert_eq!(fake.page("/connections").await.0, 503);
-    // A shard may have too many of them, too.
+    // A shard may refuse a list as well, because it has too many.
     fake.report(Report::Connections { call: calls.remove(0), page: None });
     assert_eq!(lists.remove(0).await.unwrap(), 503);
     let ((status, _, _), _) = tokio::join!(fake.page("/connections"), answer(&fake, &[&[]]));

@@ -1,4 +1,4 @@
-//! The debug addresses: what is there, and the white list.
+//! The pages of the debug addresses, and the white list.
 
 use comet_control::Options;
 use comet_core::Message;
@@ -6,7 +6,7 @@ use comet_core::Message;
 use crate::fake::{PATIENT, ROOMY, options, start, start_with};
 
 #[tokio::test]
-async fn the_index_names_what_is_there() {
+async fn the_debug_index_lists_the_debug_pages() {
     let fake = start(PATIENT, &[ROOMY]);
     let (status, page) = fake.debug("GET", "/debug/pprof/", "").await;
     assert_eq!(status, 200);
@@ -18,7 +18,7 @@ async fn the_index_names_what_is_there() {
 }
 
 #[tokio::test]
-async fn every_shard_is_told_a_new_white_list() {
+async fn every_shard_gets_a_new_white_list() {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("white-list.log");
     let with_file = Options { trace_log: Some(file), ..options(PATIENT) };
     let fake = start_with(with_file, &[ROOMY, ROOMY]);

@@ -1,5 +1,5 @@
-//! Every name of a metric in the dashboard and in the page for operators is one of `/metrics`, and the dashboard shows
-//! them all. The alerts have a test of their own beside the server.
+//! Every metric in the dashboard and in the page for operators is exported by `/metrics`, and the dashboard shows all
+//! exported metrics. The alerts have a test of their own beside the server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,15 +25,15 @@ const NOT_SHOWN: [(&str, &str); 5] = [
     ("process_virtual_memory_bytes", "reserved addresses, of which most are never memory"),
 ];
 
-/// Families of a page, by name: their type.
+/// The type of each family of a page, by name.
 async fn families() -> BTreeMap<String, String> {
-    // Their families are there once a discovery, a URL of keys or a collector of traces was asked.
+    // These families are exported only after discovery, a URL of keys, a collector of traces or an upgrade was used.
     comet_ops::count_registration(false, false);
     comet_ops::count_poll(false);
     comet_ops::set_collector(true);
     comet_ops::count_upgrades("done", 0);
     comet_ops::count_key_fetch("https://issuer.example/keys", false);
-    // Some families are there with logic alone. Nobody answers at this address; that is a number, too.
+    // Some families are exported only with logic. No process answers at this address; that has a value, too.
     let fake = logic::start(&[], |logic| logic.addrs = vec!["127.0.0.1:1".to_owned()]);
     let counters = [Counters::default(), Counters::default()];
     let (_, page) = fake.metrics(&counters).await;
@@ -42,7 +42,7 @@ async fn families() -> BTreeMap<String, String> {
     types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
 }
 
-/// The family that `name` is of, or is a part of.
+/// The family with the sample `name`.
 fn family_of<'a>(families: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
     let is_part = |part: &str| ["_bucket", "_sum", "_count"].contains(&part);
     let found = families.iter().find(|(family, kind)| match name.strip_prefix(family.as_str()) {
@@ -58,7 +58,7 @@ fn document(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Words of `text` that are names of metrics by their first part.
+/// The words of `text` with the prefix of a metric.
 fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words.filter(|word| word.starts_with("comet_") || word.starts_with("process_")).collect()
@@ -71,7 +71,7 @@ fn names_are_found_in_queries() {
 }
 
 #[tokio::test]
-async fn the_dashboard_asks_for_what_there_is() {
+async fn the_dashboard_queries_only_exported_metrics() {
     let text = document("grafana.json");
     let dashboard: Value = serde_json::from_str(&text).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
@@ -100,8 +100,8 @@ async fn the_dashboard_asks_for_what_there_is() {
     assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
 }
 
-/// A share of the deliveries that clients want, as the alert has it: those they do not accept, and those that a newer one takes the
-/// place of, would hide the others.
+/// Both show a share of the wanted deliveries. Filtered and superseded deliveries do not count, since they would hide the
+/// others.
 #[test]
 fn the_dashboard_counts_the_drops_that_the_alert_counts() {
     let plain = |text: &str| {
@@ -121,7 +121,7 @@ fn the_dashboard_counts_the_drops_that_the_alert_counts() {
     assert_eq!(plain(alert), expected);
 }
 
-/// Each query of the dashboard as a rule, which `promtool` reads where it is installed.
+/// Each query of the dashboard as a rule, which `promtool` checks if it is installed.
 #[test]
 fn the_queries_of_the_dashboard_are_promql() {
     let dashboard: Value = serde_json::from_str(&document("grafana.json")).unwrap();
@@ -152,7 +152,7 @@ fn the_queries_of_the_dashboard_are_promql() {
 }
 
 #[tokio::test]
-async fn operators_read_of_what_there_is() {
+async fn the_operations_guide_names_only_exported_metrics() {
     let families = families().await;
     let text = document("OPERATIONS.md");
     // A crate in an example of RUST_LOG, the files of packages, and a key of the configuration.

@@ -1,4 +1,4 @@
-//! A control thread whose shards are played by the test: it takes each message and answers it.
+//! A control thread whose shards are simulated by the test, which receives each message and answers it.
 
 use std::future::ready;
 use std::net::SocketAddr;
@@ -20,13 +20,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tonic::transport::{Channel, Endpoint};
 
-/// Long enough that no test ever sees it, short enough that a hanging one ends.
+/// Long enough that no test reaches it, and short enough that a hanging test ends.
 pub(crate) const PATIENT: Duration = Duration::from_secs(30);
 
-/// For tests that wait for a timeout; what they do before it takes far less, also on a loaded machine.
+/// For tests that wait for a timeout. Their work before it takes far less, even on a loaded machine.
 pub(crate) const HASTY: Duration = Duration::from_secs(5);
 
-/// An inbox capacity nothing here fills.
+/// An inbox capacity that no test fills.
 pub(crate) const ROOMY: usize = 1_024;
 
 pub(crate) fn options(call_timeout: Duration) -> Options {
@@ -90,13 +90,13 @@ pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
     start_beside(None, options, capacities)
 }
 
-/// The same on a host of several.
+/// The same on one of several hosts.
 pub(crate) fn start_with_cluster(options: Options, capacities: &[usize]) -> Fake {
     let (_, stream) = mpsc::channel(1);
     start_beside(Some(alone(Arc::new(NoEngine), stream)), options, capacities)
 }
 
-/// The same with an engine, and what it tells: pushes and the rest, for as long as neither ends.
+/// The same with an engine and its events: pushes and notices, as long as neither channel is closed.
 pub(crate) fn start_with_engine(
     (engine, [pushes, notices]): (Arc<dyn Engine>, [mpsc::Receiver<Event>; 2]),
     options: Options,
@@ -107,7 +107,7 @@ pub(crate) fn start_with_engine(
     start_beside(Some(cluster), options, capacities)
 }
 
-/// The same, and hosts share a stream, which is played by the test.
+/// The same, and hosts share a stream, which the test simulates.
 pub(crate) fn start_with_stream(
     engine: Arc<dyn Engine>,
     options: Options,
@@ -126,7 +126,7 @@ fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &
     Fake { control, shards, reports }
 }
 
-/// A host with a connection. It has heard of no other one.
+/// A host with a connection that knows no other host.
 fn alone(engine: Arc<dyn Engine>, stream: mpsc::Receiver<StreamEvent>) -> ClusterOptions {
     let (engine_notices, notices) = mpsc::channel(1);
     let (_, pushes) = mpsc::channel(1);
@@ -164,7 +164,7 @@ impl Engine for NoEngine {
     }
 }
 
-/// Starts a control thread that nobody is to talk to.
+/// Starts a control thread without any callers.
 pub(crate) fn try_start(options: Options) -> Result<Control, StartError> {
     let wake = Arc::new(ControlWake::default());
     let (shard, _messages) = inbox(1, wake.clone());
@@ -197,7 +197,7 @@ impl Fake {
         }
     }
 
-    /// Lets each shard answer what `/stat` asks, a snapshot and its rooms.
+    /// Lets each shard answer the requests of `/stat`: a snapshot and its rooms.
     pub(crate) async fn answer_stat(&self, counters: &[Counters], rooms: &[&[(&str, u32)]]) {
         for (index, (counters, rooms)) in counters.iter().zip(rooms).enumerate() {
             for _ in 0..2 {
@@ -242,8 +242,8 @@ impl Fake {
         (status, content_type.to_owned(), body)
     }
 
-    /// Content type and body of the page of metrics with these counters. It waits a second for the shards, so it is asked for
-    /// again where the test was late to answer for one of them.
+    /// Content type and body of the page of metrics with these counters. Control waits a second for the shards, so the page is
+    /// requested again if the test answered too late.
     pub(crate) async fn metrics(&self, counters: &[Counters]) -> (String, String) {
         loop {
             let ((status, content_type, page), ()) =
@@ -257,7 +257,7 @@ impl Fake {
         }
     }
 
-    /// Content type and body of another page, as `answer` answers what it asks the shards. It waits for them in the same way.
+    /// Content type and body of another page. `answer` answers for the shards, for which control waits in the same way.
     pub(crate) async fn answered_page(
         &self,
         path: &str,

@@ -1,5 +1,5 @@
-//! A logic service on a thread of its own, over real TCP: it notes what it is asked, and answers as the
-//! test wants. It has no health service, as goim's has none.
+//! A logic service on a thread of its own, over real TCP: it records each request, and answers as the
+//! test wants. Like goim's logic it has no health service.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-/// Longest wait for something that has to happen.
+/// Longest wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A call that came in.
@@ -31,13 +31,13 @@ pub(crate) enum Asked {
     Disconnect(DisconnectReq),
     Heartbeat(HeartbeatReq),
     Receive(ReceiveReq),
-    /// And how the request was encoded.
+    /// The encoding of the request.
     Renew(OnlineReq, Option<String>),
 }
 
 type Answer<Req, Rep> = Box<dyn Fn(&Req) -> Result<Rep, Status> + Send>;
 
-/// What is answered from now on.
+/// The answers from now on.
 pub(crate) struct Script {
     pub(crate) connect: Answer<ConnectReq, ConnectReply>,
     pub(crate) heartbeat: Answer<HeartbeatReq, HeartbeatReply>,
@@ -64,7 +64,7 @@ fn open_door(request: &ConnectReq) -> Result<ConnectReply, Status> {
 struct Shared {
     asked: Mutex<Sender<Asked>>,
     script: Mutex<Script>,
-    /// Calls are noted, and not answered while this is set.
+    /// While this is set calls are recorded and not answered.
     held: watch::Sender<bool>,
 }
 
@@ -73,7 +73,7 @@ struct Service(Arc<Shared>);
 
 impl Service {
     async fn note(&self, asked: Asked) {
-        // Nobody listens any more when the test is at its end.
+        // The receiver is gone at the end of the test.
         let _ = self.0.asked.lock().unwrap().send(asked);
         let _ = self.0.held.subscribe().wait_for(|held| !held).await;
     }
@@ -141,7 +141,7 @@ pub(crate) struct FakeLogic {
     asked: Receiver<Asked>,
     service: Service,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
-    /// Keeps the port while nobody listens at it: others would be given it.
+    /// Reserves the port while nothing listens there. Otherwise the kernel could assign it to others.
     _port: TcpSocket,
 }
 
@@ -153,7 +153,7 @@ impl FakeLogic {
         logic
     }
 
-    /// Has a port, but nobody listens at it.
+    /// Has a port, but does not listen there.
     pub(crate) fn absent() -> Self {
         let port = TcpSocket::new_v4().unwrap();
         port.set_reuseport(true).unwrap();
@@ -179,7 +179,7 @@ impl FakeLogic {
         }
     }
 
-    /// Takes calls at the same address as before.
+    /// Accepts calls again, at the same address.
     pub(crate) fn revive(&mut self) {
         let (stop, stopped) = oneshot::channel();
         let (listening, is_listening) = mpsc::channel();
@@ -218,7 +218,7 @@ impl FakeLogic {
         self.service.script(change);
     }
 
-    /// Notes calls from now on, and answers them when this is called with `false`.
+    /// Records calls from now on, and answers them when this is called with `false`.
     pub(crate) fn hold(&self, held: bool) {
         self.service.0.held.send_replace(held);
     }
@@ -234,7 +234,7 @@ impl FakeLogic {
         }
     }
 
-    /// The calls that came so far and were not waited for.
+    /// The calls so far that no test step has waited for.
     pub(crate) fn all_asked(&self) -> Vec<Asked> {
         self.asked.try_iter().collect()
     }

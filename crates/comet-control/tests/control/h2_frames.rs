@@ -1,4 +1,4 @@
-//! HTTP/2 by hand (RFC 9113): what no library lets a caller do.
+//! HTTP/2 by hand (RFC 9113), for behaviour of callers that no library allows.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

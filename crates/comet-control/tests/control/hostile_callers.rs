@@ -1,4 +1,4 @@
-//! Callers that give up, stop midway, announce much and say nothing.
+//! Callers that give up, stop midway, announce long messages or stay silent.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ async fn calls_that_are_given_up_end_no_connection() {
     }
 }
 
-/// Bytes for calls that the server has ended already.
+/// Bytes that arrive for calls that the server has ended already.
 #[tokio::test]
 async fn late_bytes_of_ended_calls_end_no_connection() {
     let fake = start(PATIENT, &[ROOMY]);
@@ -68,7 +68,7 @@ async fn a_call_that_stops_midway_is_answered() {
     let [mut connection, mut other] =
         [Connection::open(address).await, Connection::open(address).await];
     let begun = message(&[0; 200]);
-    // Head alone, the start of a message, and the start of one in a stream; a message without the end of the call.
+    // The head alone, the start of a message, the start of a message in a stream, and a message without the end of the call.
     let silent = head(1, PUSH_MSG);
     let midway = [head(3, PUSH_MSG), data(3, &begun[..50], false)].concat();
     let in_stream = [head(5, PUSH_STREAM), data(5, &begun[..50], false)].concat();
@@ -87,7 +87,7 @@ async fn a_call_that_stops_midway_is_answered() {
     );
 }
 
-/// More than the bound of all requests: the slowest are given up, and others are served.
+/// More bytes than the bound of all requests: the oldest incomplete calls are given up, and others are served.
 #[tokio::test]
 async fn announced_messages_take_no_room() {
     let fake = start(PATIENT, &[ROOMY]);
@@ -109,14 +109,14 @@ async fn announced_messages_take_no_room() {
     still_serves(&mut honest, 1).await;
 }
 
-/// Health is asked without a token. Whoever begins as many such calls as all requests have room for takes none of those who have a token.
+/// Health checks need no token. As many such calls as all requests have memory for take none of it from callers with a token.
 #[tokio::test]
 async fn calls_without_a_token_take_no_room_of_others() {
     let push_access = Arc::new(AccessControl::new(vec!["a-token".to_owned()], Vec::new()));
     let fake = start_with(Options { push_access, ..options(PATIENT) }, &[ROOMY]);
     let address = fake.control.grpc_addrs()[0].socket().unwrap();
     let mut honest = Connection::open(address).await;
-    // Room "r" and an empty frame; and of the next one the begin.
+    // Room "r" and an empty frame, and the beginning of the next message.
     let push = message(&[0x08, 1, 0x22, 1, b'r', 0x2a, 2, 0x10, 5]);
     let begun = [&push[..], &push[..6]].concat();
     honest.send(&head_with(1, PUSH_STREAM, Some("Bearer a-token"))).await;
@@ -128,14 +128,14 @@ async fn calls_without_a_token_take_no_room_of_others() {
         for index in 0..1_000 {
             stranger.send(&head(2 * index + 1, CHECK)).await;
         }
-        // By then all of them were looked at.
+        // By then the server has read all of them.
         stranger.send(&[head(2_001, CHECK), data(2_001, &message(b""), true)].concat()).await;
         stranger.answer(2_001).await;
         strangers.push(stranger);
     }
     honest.send(&data(1, &push[6..], false)).await;
     assert!(matches!(fake.shards[0].next().await, Message::PushRoom { .. }));
-    // What is longer than any check, by its bytes or by what it announces, is refused.
+    // A message that is longer than any health check, by its bytes or by its announced length, is refused.
     for bytes in [message(&[0; 5_000]), message(&[0; 5_000])[..5].to_vec()] {
         let mut stranger = Connection::open(address).await;
         stranger.send(&[head(1, CHECK), data(1, &bytes, false)].concat()).await;
@@ -146,11 +146,11 @@ async fn calls_without_a_token_take_no_room_of_others() {
     }
 }
 
-/// Those who ask for health without a token make room for others, however many calls they begin and do not end.
+/// Connections that check health without a token make room for others, however many calls they begin and do not end.
 #[tokio::test]
-async fn whoever_has_no_token_takes_no_place_of_a_caller() {
+async fn connections_without_a_token_displace_no_caller_with_one() {
     let push_access = Arc::new(AccessControl::new(vec!["a-token".to_owned()], Vec::new()));
-    // So few files leave room for eight connections.
+    // This number of files leaves room for eight connections.
     let options = Options { push_access, open_files: 128, ..options(PATIENT) };
     let fake = start_with(options, &[ROOMY]);
     let address = fake.control.grpc_addrs()[0].socket().unwrap();
@@ -174,7 +174,7 @@ async fn whoever_has_no_token_takes_no_place_of_a_caller() {
     caller.answer(3).await;
 }
 
-/// A stream that is not taken on, since its answers are not read, leaves other calls of the connection alone.
+/// A stream of pushes that waits because its answers are not read does not affect other calls of the connection.
 #[tokio::test]
 async fn a_stream_that_waits_ends_no_connection() {
     let fake = start(PATIENT, &[ROOMY]);
@@ -191,9 +191,9 @@ async fn a_stream_that_waits_ends_no_connection() {
     still_serves(&mut connection, 3).await;
 }
 
-/// Twice as many as there are places: the silent leave.
+/// Twice as many connections as places: the silent ones are closed.
 #[tokio::test]
-async fn silent_connections_lock_nobody_out() {
+async fn silent_connections_do_not_lock_out_others() {
     let fake = start(PATIENT, &[ROOMY]);
     for address in [
         fake.control.stat_addrs()[0].socket().unwrap(),

@@ -29,7 +29,7 @@ pub(crate) fn counters(scale: u64) -> Counters {
 #[tokio::test]
 async fn metrics_sum_the_shards() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
-    // A call to be counted: refused, so that no shard has to answer.
+    // A call that is counted. It is refused, so that no shard has to answer.
     CometClient::new(fake.channel().await).push_msg(PushMsgReq::default()).await.unwrap_err();
     let both = [counters(1), counters(10)];
     let (content_type, body) = fake.metrics(&both).await;
@@ -124,7 +124,7 @@ async fn rooms_are_ten_or_as_many_as_asked_for() {
 }
 
 #[tokio::test]
-async fn build_info_says_what_runs() {
+async fn build_info_describes_the_running_build() {
     let fake = start(PATIENT, &[ROOMY]);
     let (status, content_type, body) = fake.page("/buildinfo").await;
     assert_eq!((status, content_type.as_str()), (200, "application/json"));

@@ -1,4 +1,4 @@
-//! goim's HTTP push API: what each call tells the shards, and what its caller gets to know.
+//! goim's HTTP push API: the messages of each call to the shards, and the answer to its caller.
 
 use comet_core::{
     Counters, DropReason, Message, Report, ShardId, Tally, home_of_key, home_of_room, home_of_user,
@@ -47,7 +47,7 @@ fn failed(code: i32, message: &str) -> Value {
     json!({ "code": code, "message": message })
 }
 
-/// Everybody on one core, so that whatever is pushed arrives there.
+/// All clients are on one core, so that each push arrives there.
 fn one_shard() -> Fake {
     start(PATIENT, &[ROOMY])
 }
@@ -172,7 +172,7 @@ async fn a_run_of_frames_is_pushed_as_a_batch() {
 }
 
 #[tokio::test]
-async fn a_bad_request_is_told_what_is_wrong_with_which_parameter() {
+async fn errors_of_bad_requests_name_the_parameter() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let i32_range = "is not a whole number from -2147483648 to 2147483647";
     let i64_range = "is not a whole number from -9223372036854775808 to 9223372036854775807";
@@ -232,7 +232,7 @@ async fn a_bad_request_is_told_what_is_wrong_with_which_parameter() {
 }
 
 #[tokio::test]
-async fn what_is_no_call_is_404_or_405_in_the_same_form() {
+async fn unknown_paths_and_methods_get_404_or_405_as_json() {
     let fake = one_shard();
     let (status, _, answer) = call(&fake, "GET", "/goim/push?x=1", b"").await;
     assert_eq!((status, answer), (404, failed(-404, "there is no /goim/push")));
@@ -246,7 +246,7 @@ async fn what_is_no_call_is_404_or_405_in_the_same_form() {
 }
 
 #[tokio::test]
-async fn a_push_that_did_not_end_is_a_server_error_with_what_is_known() {
+async fn a_push_that_times_out_is_a_server_error_with_the_partial_ledger() {
     let fake = start(HASTY, &[ROOMY]);
     let told = async {
         let Message::PushRoom { call, .. } = fake.shards[0].next().await else { panic!() };
@@ -278,7 +278,7 @@ async fn answer_rooms(fake: &Fake, rooms: [&[(&str, u32)]; 2]) {
 }
 
 #[tokio::test]
-async fn rooms_are_told_by_type() {
+async fn the_fullest_rooms_are_listed_by_type() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let rooms: [&[(&str, u32)]; 2] = [
         &[("live://a", 3), ("live2://a", 50), ("1", 70), ("live://", 2)],
@@ -326,7 +326,7 @@ async fn the_total_is_of_authenticated_connections() {
 }
 
 #[tokio::test]
-async fn clients_are_told_where_this_server_is() {
+async fn the_nodes_page_has_the_address_and_ports_of_this_server() {
     let fake = one_shard();
     let expected = json!({
         "domain": "push.example",

@@ -70,7 +70,7 @@ async fn health_follows_ready_and_drain() {
     fake.control.stop();
 }
 
-/// A watch has no end, so only those that may call get one.
+/// A watch does not end, so it needs a token.
 #[tokio::test]
 async fn health_without_a_token_is_a_check() {
     let push_access = Arc::new(AccessControl::new(vec!["a-token".to_owned()], Vec::new()));
@@ -102,7 +102,7 @@ async fn watches_of_health_are_bounded() {
         client.check(HealthCheckRequest::default()).await.unwrap();
     }
     watches.pop();
-    // Until the server has learned that it is over.
+    // Until the server has noticed the end of the watch.
     while other.watch(HealthCheckRequest::default()).await.is_err() {}
 }
 
@@ -163,7 +163,7 @@ async fn a_drain_ends_with_the_last_shard() {
 }
 
 #[tokio::test]
-async fn every_shard_is_told_the_plan_of_a_drain() {
+async fn every_shard_gets_the_plan_of_a_drain() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let (over, retry_after) = (Duration::from_secs(2), Duration::from_millis(1_500));
     let _ = fake.control.drain(DrainPlan { over, retry_after, ..within(HASTY) });
@@ -177,7 +177,7 @@ async fn every_shard_is_told_the_plan_of_a_drain() {
 }
 
 #[tokio::test]
-async fn every_shard_is_told_new_limits() {
+async fn every_shard_gets_new_limits() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     fake.control.configure(Limits { svr_proto: 7, ..Limits::default() });
     for shard in &fake.shards {
@@ -235,7 +235,7 @@ async fn both_versions_of_reflection_list_the_services() {
 }
 
 #[test]
-fn a_start_that_cannot_work_says_why() {
+fn a_failed_start_names_the_reason() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let in_use = |setting| {

@@ -1,4 +1,4 @@
-//! Live traces, as a page of metrics counts them.
+//! Live traces in the page of metrics.
 
 use comet_core::{Counters, Message, Report, ShardId};
 use comet_wire::comet::v1::TraceReq;

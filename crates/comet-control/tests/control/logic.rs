@@ -1,5 +1,5 @@
-//! What shards ask of logic, and what they hear of it: a real control thread between shards played by
-//! hand and logic services over TCP.
+//! Requests of shards to logic, and the answers: a real control thread between shards that the test
+//! simulates and logic services over TCP.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -70,7 +70,7 @@ pub(crate) async fn next(fake: &Fake, shard: u16) -> Message {
     }
 }
 
-/// The answer of which `asked` has to be the connection.
+/// The answer to a token. It must be for the connection `asked`.
 pub(crate) async fn identified(fake: &Fake, asked: ConnId) -> Result<Identity, Denied> {
     match next(fake, asked.shard.0).await {
         Message::Identified { conn, answer } if conn == asked => answer,
@@ -85,7 +85,7 @@ pub(crate) async fn receipt(fake: &Fake, asked: ConnId) -> Result<(), Box<str>> 
     }
 }
 
-/// Asks until somebody is let in; how often it was told that logic is away does not matter.
+/// Asks until a client is accepted. Any number of refusals because logic is away may come before.
 pub(crate) async fn until_let_in(fake: &Fake) {
     loop {
         identify(fake, conn(0, 0), b"1");
@@ -143,7 +143,7 @@ pub(crate) fn up(logic: &FakeLogic) -> String {
 }
 
 #[tokio::test]
-async fn logic_says_who_a_client_is() {
+async fn logic_returns_the_identity_of_a_client() {
     let logic = FakeLogic::start();
     let fake = start(&[&logic], |_| {});
     until_let_in(&fake).await;
@@ -178,7 +178,7 @@ async fn logic_says_who_a_client_is() {
     };
     assert_eq!(logic.connect(), request);
 
-    // What logic leaves open, the shard fills in.
+    // The shard fills in values that logic leaves open.
     logic.script(|script| script.connect = Box::new(|_| Ok(ConnectReply::default())));
     identify(&fake, conn(0, 1), b"");
     let nobody = Identity { accepts: OperationFilter::Only(Box::default()), ..Identity::default() };
@@ -201,7 +201,7 @@ async fn logic_says_who_a_client_is() {
 }
 
 #[tokio::test]
-async fn a_no_is_passed_on_and_anything_else_is_worth_another_try() {
+async fn refusals_of_logic_are_final_and_other_errors_are_retryable() {
     let logic = FakeLogic::start();
     let fake = start(&[&logic], |_| {});
     until_let_in(&fake).await;
@@ -225,7 +225,7 @@ async fn a_no_is_passed_on_and_anything_else_is_worth_another_try() {
 }
 
 #[tokio::test]
-async fn what_clients_say_is_received_and_a_failure_is_told() {
+async fn messages_of_clients_reach_logic_and_failures_are_reported() {
     let logic = FakeLogic::start();
     let fake = start(&[&logic], |_| {});
     until_let_in(&fake).await;
@@ -267,7 +267,7 @@ async fn logic_hears_of_sessions_that_go_on_or_end() {
     let ended = DisconnectReq { mid: 42, key: "a".to_owned(), server };
     assert_eq!(logic.notice(), Asked::Disconnect(ended.clone()));
 
-    // The same at once: the second waits for the first to be answered.
+    // The same without a pause: the second notice waits for the answer to the first.
     until_metric(&fake, "comet_logic_calls_total{rpc=\"Disconnect\",code=\"Ok\"}", 1).await;
     logic.hold(true);
     fake.report(Report::Disconnected { user: 42, key: "a".into() });
@@ -280,8 +280,8 @@ async fn logic_hears_of_sessions_that_go_on_or_end() {
     assert_eq!(logic.notice(), Asked::Heartbeat(goes));
 }
 
-/// A client comes back with the key it had while logic is away: the former session's end, which could
-/// not be said, must not end the new one.
+/// A client comes back with its key while logic is away. The end of the former session, which could
+/// not be delivered, must not end the new one.
 #[tokio::test]
 async fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
     let mut logic = FakeLogic::start();
@@ -293,7 +293,7 @@ async fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
         fake.report(Report::Disconnected { user: 1, key: key.into() });
     }
     until_metric(&fake, "comet_logic_notices_waiting", 2).await;
-    // It takes the place of the end of its key.
+    // The heartbeat replaces the end of its key.
     fake.report(Report::Heartbeat { user: 1, key: "k1".into() });
     fake.report(Report::Disconnected { user: 1, key: "last".into() });
     until_metric(&fake, "comet_logic_notices_waiting", 3).await;
@@ -305,7 +305,7 @@ async fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
     });
     assert_eq!(BTreeSet::from(notices), ["+k1", "-gone", "-last"].map(str::to_owned).into());
 
-    // The answer to the new connection comes while the end is on its way: it is mended.
+    // The answer to the new connection arrives while the end is under way: a heartbeat then restores the session.
     logic.hold(true);
     fake.report(Report::Disconnected { user: 1, key: "k1".into() });
     assert!(matches!(logic.notice(), Asked::Disconnect(ended) if ended.key == "k1"));

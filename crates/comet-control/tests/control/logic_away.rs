@@ -1,4 +1,4 @@
-//! Logic that is not there, slow, or asked too much; and several of it.
+//! Logic that is absent, slow or overloaded, and several logic addresses.
 
 use std::mem;
 use std::panic::resume_unwind;
@@ -16,7 +16,7 @@ use crate::logic::{
 };
 
 #[tokio::test]
-async fn calls_go_to_whoever_is_there() {
+async fn calls_go_to_an_available_logic_address() {
     let mut logic = [FakeLogic::start(), FakeLogic::start()];
     let fake = start(&[&logic[0], &logic[1]], |_| {});
     for logic in &logic {
@@ -32,11 +32,11 @@ async fn calls_go_to_whoever_is_there() {
     for logic in &logic {
         let connects = logic.all_asked();
         let connects = connects.iter().filter(|asked| matches!(asked, Asked::Connect(_)));
-        // Renewals have their turns, too.
+        // Renewals take turns at the addresses, too.
         assert!((4..=6).contains(&connects.count()));
     }
 
-    // Nobody notices one that is gone: what failed there is asked of the other.
+    // Clients do not notice that one address is gone: failed calls are repeated at the other.
     logic[0].kill();
     for _ in 0..10 {
         assert!(let_in().await.is_ok());
@@ -98,7 +98,7 @@ async fn calls_under_way_are_bounded() {
     let denied = identified(&fake, conn(0, 3)).await.unwrap_err();
     assert_eq!(denied.reason, CloseReason::LogicUnavailable);
     assert_eq!(&*denied.sentence, "logic has too much to do");
-    // What can wait, waits.
+    // Notices can wait, so they are not refused.
     fake.report(Report::Disconnected { user: 7, key: "k7".into() });
     logic.hold(false);
     for slot in [1, 2] {
@@ -124,14 +124,14 @@ async fn logic_that_does_not_answer_in_time_is_not_waited_for() {
             break;
         }
     }
-    // It is slow, not gone.
+    // Logic is slow, and not gone.
     logic.hold(false);
     until_let_in(&fake).await;
 }
 
-/// Whatever one client's token does to logic, the others are let in.
+/// A token that makes logic fail does not keep other clients out.
 #[tokio::test]
-async fn a_call_that_makes_logic_stumble_cuts_nobody_else_off() {
+async fn a_call_that_crashes_in_logic_does_not_affect_other_clients() {
     let logic = FakeLogic::start();
     let fake = start(&[&logic], |logic| logic.ping = SELDOM);
     until_let_in(&fake).await;
@@ -157,7 +157,7 @@ async fn a_renewal_waits_for_logic_that_is_away() {
     let mut logic = FakeLogic::absent();
     let fake = start(&[&logic], |_| {});
     fake.report(Report::Heartbeat { user: 7, key: "k7".into() });
-    // Answered behind it.
+    // This is handled after the heartbeat.
     identify(&fake, conn(0, 1), b"1");
     assert!(identified(&fake, conn(0, 1)).await.is_err());
     logic.revive();
@@ -180,10 +180,10 @@ async fn a_renewal_that_logic_does_not_take_goes_back_to_the_shard() {
             other => panic!("{other:?}"),
         }
     }
-    // Of an end it learns by expiry.
+    // An end does not go back to the shard: logic learns of it by expiry.
     fake.report(Report::Disconnected { user: 7, key: "k7".into() });
     until_metric(&fake, "comet_logic_calls_total{rpc=\"Disconnect\",code=\"Ok\"}", 1).await;
-    // Nothing but what the first renewal that logic took tells of rooms.
+    // There are no other messages, except those about rooms from the first successful renewal.
     for message in fake.shards.iter().flat_map(|shard| std::iter::from_fn(|| shard.try_next())) {
         let is_of_rooms =
             matches!(message, Message::RemoteRoomCounts { .. } | Message::Rooms { .. });
@@ -192,7 +192,7 @@ async fn a_renewal_that_logic_does_not_take_goes_back_to_the_shard() {
 }
 
 #[test]
-fn an_address_that_is_none_is_named() {
+fn an_invalid_logic_address_is_named_in_the_error() {
     let logic = FakeLogic::absent();
     let mut asked = logic_options(&[logic.address]);
     asked.addrs = vec!["not an address".to_owned()];

@@ -54,7 +54,7 @@ async fn no_page_and_no_half_reply_is_a_refusal() {
         assert_eq!(receipt(&fake, conn(0, 1)).await, Err("logic has failed".into()));
         fake.control.stop();
 
-        // Where another address is good, nobody notices.
+        // If another address works, clients do not notice.
         let good = FakeLogic::start();
         let fake = start_at(&[bad.address, good.address], |_| {});
         for address in [bad.address, good.address] {
@@ -83,7 +83,7 @@ async fn an_address_that_speaks_no_http2_is_not_used() {
 }
 
 #[tokio::test]
-async fn errors_without_a_code_mean_what_the_setting_says() {
+async fn errors_with_code_unknown_are_handled_as_configured() {
     let logic = FakeLogic::start();
     logic.script(|script| {
         script.connect = Box::new(|_| Err(Status::new(Code::Unknown, "dial tcp 10.0.0.5:6379")));
@@ -101,7 +101,7 @@ async fn errors_without_a_code_mean_what_the_setting_says() {
     }
 }
 
-/// A server ends a connection because of its age, while calls are on their way to it.
+/// A server ends a connection because of its age, while calls are under way to it.
 #[tokio::test]
 async fn calls_that_no_server_has_processed_are_made_again() {
     const CLIENTS: u32 = 800;
@@ -127,7 +127,7 @@ async fn calls_that_no_server_has_processed_are_made_again() {
         let fake = start_at(&[logic.address], |logic| logic.calls = 2 * CLIENTS as usize);
         until_metric(&fake, &up(logic.address), 1).await;
         until_let_in(&fake).await;
-        // The renewal of the start is over, which is counted as well. Its answer is none that fits.
+        // Wait for the end of the first renewal, which is counted as well. Its answer is not valid for a renewal.
         let renewal = "comet_logic_calls_total{rpc=\"RenewOnline\",code=\"Internal\"}";
         until_metric(&fake, renewal, 1).await;
         answered.store(0, Ordering::Relaxed);
@@ -146,7 +146,7 @@ async fn calls_that_no_server_has_processed_are_made_again() {
                 other => panic!("{other:?}"),
             }
         }
-        // Once each: nothing was received twice.
+        // Each call was processed once.
         assert_eq!(answered.load(Ordering::Relaxed), CLIENTS);
         fake.control.stop();
     }

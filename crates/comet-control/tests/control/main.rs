@@ -1,4 +1,4 @@
-//! A real control thread over loopback, between real gRPC and HTTP callers and shards played by hand.
+//! A real control thread over loopback, between real gRPC and HTTP callers and shards that the tests simulate.
 
 #![allow(clippy::disallowed_methods, reason = "shards played by hand have a clock")]
 

@@ -1,4 +1,4 @@
-//! What hosts tell each other beside pushes: how much of it there may be, and what becomes of it.
+//! Notices between hosts: bounds on them, and the effect of lost ones.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use crate::fake::{Fake, PATIENT, ROOMY, options, start_with_engine};
 
 const NOTICES: usize = 100_000;
-/// A turn of pushes takes place in a time in which this many notices are taken.
+/// Pushes have a turn before this many notices are handled.
 const TAKEN_BEFORE: usize = 1_000;
 const BODY: usize = 200;
 
-/// Counts what the test says that it has lost.
+/// An engine that reports the losses that the test sets.
 struct Lossy {
     parts: mpsc::UnboundedSender<Part>,
     dropped: AtomicU64,
@@ -109,7 +109,7 @@ fn interest() -> Event {
     Event::Interest { host, room, has_members: true, asks: true }
 }
 
-/// As after a restart of NATS, when all hosts tell each other all their rooms.
+/// As after a restart of NATS, when all hosts announce all their rooms to each other.
 #[tokio::test]
 async fn pushes_are_begun_while_notices_wait() {
     let mut notices = vec![Event::Connected];
@@ -121,12 +121,12 @@ async fn pushes_are_begun_while_notices_wait() {
     assert!(before < TAKEN_BEFORE, "{before} notices were taken before the first push");
 }
 
-/// A host that has too much to do would ask all others for their rooms, and have more to do.
+/// Otherwise an overloaded host would ask all others for their rooms, and would have even more to do.
 #[tokio::test]
-async fn a_dropped_push_makes_nothing_of_what_others_told_doubtful() {
+async fn a_dropped_push_does_not_invalidate_what_is_known_of_other_hosts() {
     let mut host = Host::start(vec![Event::Connected], Vec::new());
     host.fake.report(Report::RoomInterest { room: "r".into(), has_members: true });
-    // Until the others have had the time to say who has members.
+    // Until the other hosts have had the time to announce their members.
     while host.answer().await.may_miss_hosts {}
     host.engine.dropped.store(4_465, SeqCst);
     assert!(!host.answer().await.may_miss_hosts, "a push tells nothing of rooms");

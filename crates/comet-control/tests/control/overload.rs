@@ -1,4 +1,4 @@
-//! Full inboxes, silent shards, shards that ended: order holds, and callers are told.
+//! Full inboxes, silent shards and ended shards: order is kept, and callers get errors.
 
 use comet_core::{CallId, Counters, Message, Report, ShardId, Tally};
 use comet_proto::decode;
@@ -73,7 +73,7 @@ async fn a_call_that_found_no_room_in_time_is_never_delivered() {
 }
 
 #[tokio::test]
-async fn a_call_whose_reports_are_late_says_what_is_known() {
+async fn a_call_with_late_reports_fails_with_the_partial_tally() {
     let fake = start(HASTY, &[8]);
     let asked = tokio::spawn(push(client(&fake).await, 1));
     let (call, _) = next_push(&fake.shards[0]).await;
@@ -85,7 +85,7 @@ async fn a_call_whose_reports_are_late_says_what_is_known() {
         late.message(),
         "reports still missing after 5s: 2; known so far: matched 3, queued 3, absent 0"
     );
-    // What comes after that belongs to nobody, and harms nobody.
+    // Reports after the end of the call are ignored, and disturb no other call.
     fake.queued(call);
     fake.queued(call);
     let next = tokio::spawn(push(client(&fake).await, 2));

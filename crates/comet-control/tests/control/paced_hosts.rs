@@ -1,4 +1,4 @@
-//! Paced broadcasts of several hosts, between an engine and shards that are played by the test.
+//! Paced broadcasts of several hosts, between an engine and shards that the test simulates.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 
 use crate::fake::{Fake, PATIENT, ROOMY, options, start_with_engine};
 
-/// What the control thread tells others.
+/// The output of the control thread to other hosts.
 #[derive(Debug)]
 enum Said {
     Command(Command),
@@ -70,13 +70,13 @@ impl Host {
         notices.send(announced).await.unwrap();
         let (pushes, of_others) = mpsc::channel(8);
         let fake = start_with_engine((engine, [of_others, told]), options(PATIENT), &[ROOMY; 2]);
-        // Both notices are taken before something is done.
+        // Wait until control has handled both notices.
         let is_announced = |said| matches!(said, Said::Command(Command::Announce { .. }));
         while !is_announced(heard.recv().await.unwrap()) {}
         Self { fake, said: heard, notices, pushes, passed_on }
     }
 
-    /// What it says, its announcements aside.
+    /// The next output of the host, without its announcements.
     async fn said(&mut self) -> Said {
         loop {
             match self.said.recv().await.unwrap() {
@@ -149,7 +149,7 @@ impl Host {
         }
     }
 
-    /// A shard does not take it, and another one does.
+    /// One shard refuses the broadcast, and the other takes it.
     fn refuse(&self, call: CallId) {
         self.fake.report(Report::Scheduled { call, shard: ShardId(0), connections: 7 });
         self.fake.report(Report::Busy { call, shard: ShardId(1) });
@@ -177,7 +177,7 @@ async fn a_broadcast_is_published_with_the_connections_of_all_once_it_is_schedul
     let asked = host.broadcast(100).await;
     let question = host.asked().await;
     host.answer_snapshots([10, 20]).await;
-    // With the addresses.
+    // The numbers of connections and of addresses.
     host.answer(question, vec![70, 5]).await;
     let (call, speeds) = host.begun().await;
     assert_eq!(speeds, [10, 20], "30 of 100");
@@ -205,13 +205,13 @@ async fn a_broadcast_that_the_own_host_refuses_is_not_published() {
     host.refuse(call);
     host.expect_cancelled(call).await;
     assert_eq!(asked.await.unwrap().unwrap_err().code(), Code::ResourceExhausted);
-    // The next one is the first that others get.
+    // The next broadcast is the first that is published.
     let _asked = host.broadcast(0).await;
     let Said::Command(Command::Publish { publication, .. }) = host.said().await else { panic!() };
     assert_eq!(publication.paced, None);
 }
 
-/// An upgrade waits until it has come to the shards: between their answers and the broadcast no call is under way.
+/// An upgrade waits until the broadcast has reached the shards: between their answers and the broadcast no call is under way.
 #[tokio::test]
 async fn a_part_may_come_to_the_shards_until_it_is_scheduled() {
     let mut host = Host::start().await;
@@ -238,7 +238,7 @@ async fn a_part_may_come_to_the_shards_until_it_is_scheduled() {
 }
 
 #[tokio::test]
-async fn a_part_that_a_shard_refuses_is_cancelled_and_its_caller_told() {
+async fn a_part_that_a_shard_refuses_is_cancelled_and_its_caller_informed() {
     let mut host = Host::start().await;
     host.publish(pace(100, 100, "b.1.7")).await;
     host.answer_snapshots([10, 20]).await;

@@ -1,4 +1,4 @@
-//! Each call: what the shards are told, and what the caller gets to know.
+//! Each call: the messages to the shards, and the answer to the caller.
 
 use std::collections::BTreeMap;
 
@@ -87,7 +87,7 @@ async fn keys_go_to_their_homes_and_all_parts_make_the_ledger() {
 }
 
 #[tokio::test]
-async fn without_proto_op_the_frame_says_what_is_filtered() {
+async fn without_proto_op_the_operation_of_the_frame_is_the_filter() {
     let (fake, mut client) = two_shards().await;
     let request = BroadcastReq { proto_op: 0, proto: proto(1_001, 0, b""), speed: 0 };
     let asked = tokio::spawn(async move { client.broadcast(request).await });
@@ -117,7 +117,7 @@ async fn a_batch_goes_to_the_home_of_its_room_as_it_is() {
 }
 
 #[tokio::test]
-async fn users_go_to_their_homes_and_nobody_is_absent() {
+async fn pushes_to_users_go_to_their_homes_and_user_0_is_absent() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let mut client = PushClient::new(fake.channel().await);
     let user = (1..).find(|user| home_of_user(*user, 2) == ShardId(1)).unwrap();
@@ -177,7 +177,7 @@ async fn a_paced_broadcast_is_shared_by_live_connections() {
     let listed = push.list_broadcasts(ListBroadcastsReq {}).await.unwrap().into_inner();
     let under_way: Vec<_> = listed.broadcasts.iter().map(|one| (one.id, one.speed)).collect();
     assert_eq!(under_way, [(call.0 - 2, 100), (call.0, 100)]);
-    // It is over where it ran, and then for those who ask.
+    // The cancelled broadcast ends on the shards, and then it is not listed any more.
     for shard in [0, 1].map(ShardId) {
         fake.report(Report::PacedEnded { call, shard, tally: Tally::default() });
     }

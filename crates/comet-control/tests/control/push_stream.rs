@@ -17,7 +17,7 @@ use crate::fake::{Fake, FakeShard, HASTY, PATIENT, ROOMY, start};
 use crate::overload::until_counted;
 use crate::push::proto;
 
-/// A stream as its caller has it.
+/// The caller's side of a stream.
 struct Stream {
     pushes: UnboundedSender<PushStreamReq>,
     replies: Streaming<PushStreamReply>,
@@ -132,8 +132,8 @@ async fn pushes_of_a_stream_that_is_cut_are_counted() {
     until_counted(&fake, "comet_calls_total{rpc=\"PushStream\",code=\"Cancelled\"} 3").await;
 }
 
-/// Far more pushes at once than the inbox holds: none overtakes another, and each has its answer, also
-/// after the caller has said that it has no more.
+/// Far more pushes at once than the inbox holds: none overtakes another, and each has its answer, even
+/// after the caller has ended its side.
 #[tokio::test]
 async fn pushes_keep_their_order_through_a_full_inbox() {
     const PUSHES: i32 = 500;
@@ -170,7 +170,7 @@ async fn a_stream_has_no_more_than_its_bound_under_way() {
         assert_eq!(sequence, expected);
         calls.push(call);
     }
-    // A call beside the stream finds nothing of it before itself.
+    // A call beside the stream does not wait behind the pushes of the stream.
     let mut client = CometClient::new(fake.channel().await);
     let beside = BroadcastRoomReq { room_id: "r".to_owned(), proto: proto(5, -1, b"x") };
     let beside = tokio::spawn(async move { client.broadcast_room(beside).await });
@@ -204,7 +204,7 @@ async fn a_push_that_fails_ends_no_stream() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_answers_what_it_took() {
+async fn a_stopping_server_answers_the_pushes_it_accepted() {
     // It cuts streams off after a second, which may be too short for a busy machine.
     for _ in 0..5 {
         let fake = start(PATIENT, &[ROOMY]);

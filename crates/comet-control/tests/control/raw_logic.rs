@@ -1,5 +1,5 @@
-//! A server that speaks HTTP/2 as a test tells it to, frame by frame: what gateways and other libraries
-//! send, and what a well-behaved server never does.
+//! A server that speaks HTTP/2 frame by frame, as a test wants: frames of gateways and other libraries,
+//! and frames that a well-behaved server never sends.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
@@ -27,14 +27,14 @@ const END_HEADERS: u8 = 4;
 /// RFC 9113, 7.
 const REFUSED_STREAM: u32 = 7;
 
-/// What is done about one call.
+/// The handling of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Answer {
-    /// A client is let in, or a message taken.
+    /// A client or a message is accepted.
     Yes,
-    /// The same, and every later call of the connection is not processed.
+    /// The same, and no later call of the connection is processed.
     YesAndGoAway,
-    /// None, and the stream is refused.
+    /// There is no answer, and the stream is refused.
     RefuseStream,
     /// A page of a gateway.
     Page(&'static str),
@@ -48,7 +48,7 @@ pub(crate) struct RawLogic {
 }
 
 impl RawLogic {
-    /// `answer` is asked about each call but pings, with its number among those of its connection.
+    /// `answer` chooses the handling of each call except pings, by its number on the connection.
     pub(crate) fn start(answer: impl Fn(u32) -> Answer + Send + Sync + 'static) -> Self {
         let answer = Arc::new(answer);
         Self::serve(move |stream| {
@@ -57,7 +57,7 @@ impl RawLogic {
         })
     }
 
-    /// Whatever is asked, the same bytes are the answer.
+    /// Sends the same bytes to each connection, whatever is asked.
     pub(crate) fn say(bytes: &'static [u8]) -> Self {
         Self::serve(move |mut stream| {
             let mut preface = [0; PREFACE];

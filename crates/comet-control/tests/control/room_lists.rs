@@ -17,7 +17,7 @@ use tonic::transport::Endpoint;
 use crate::fake::{Fake, PATIENT, ROOMY, start};
 use crate::push::proto;
 
-/// The control thread was busy with so many for far longer than a push takes.
+/// A list of this many rooms takes far longer than a push.
 const ROOMS: u32 = 1_000_000;
 
 /// Most lists asked for: with threads that are scheduled badly no push comes between the start of a list and its first byte.

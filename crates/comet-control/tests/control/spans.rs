@@ -1,4 +1,4 @@
-//! Which calls have spans, and what these say.
+//! Calls that have spans, and the content of the spans.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -89,7 +89,7 @@ async fn kicks_have_spans_and_questions_have_none() {
 }
 
 #[tokio::test]
-async fn a_paced_broadcast_says_how_many_it_is_scheduled_for() {
+async fn the_span_of_a_paced_broadcast_has_its_scheduled_connections() {
     let (fake, pushes) = start(options(PATIENT), &[ROOMY], ROOMY);
     let mut client = CometClient::new(fake.channel().await);
     let request = BroadcastReq { proto_op: 5, proto: proto(5, 0, b""), speed: 10 };
@@ -106,8 +106,8 @@ async fn a_paced_broadcast_says_how_many_it_is_scheduled_for() {
 }
 
 #[tokio::test]
-async fn a_push_without_a_report_says_why() {
-    // One that the shard has, and one that waits in front of its inbox.
+async fn the_span_of_a_push_without_a_report_has_the_error() {
+    // One push that the shard has, and one that waits in front of its inbox.
     let (fake, pushes) = start(options(HASTY), &[1], ROOMY);
     let mut late = PushClient::new(fake.channel().await);
     let mut waits = late.clone();
@@ -128,7 +128,7 @@ async fn a_push_without_a_report_says_why() {
 }
 
 #[tokio::test]
-async fn a_queue_that_nobody_empties_holds_no_push_up() {
+async fn a_full_queue_of_spans_delays_no_push() {
     let (fake, pushes) = start(options(PATIENT), &[ROOMY], 1);
     let mut client = CometClient::new(fake.channel().await);
     comet_ops::set_collector(true);

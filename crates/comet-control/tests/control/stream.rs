@@ -1,4 +1,4 @@
-//! The stream of pushes that hosts share, between an engine and shards that are played by the test.
+//! The stream of pushes that hosts share, between an engine and shards that the test simulates.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::fake::{Fake, PATIENT, ROOMY, options, start_with_stream};
 const UNDER_WAY: u64 = 512;
 const BYTES: usize = 64 << 20;
 
-/// What the control thread tells others.
+/// The output of the control thread to other hosts.
 enum Told {
     Command(Command),
     Part(ReplyTo, Part),
@@ -59,7 +59,7 @@ impl Rig {
         Self { fake, events, told }
     }
 
-    /// The host has read the stream up to there.
+    /// The host has read the stream up to this position.
     async fn read(&self, offset: u64) {
         self.events.send(StreamEvent::State(position(offset))).await.unwrap();
         for expected in [false, true] {
@@ -75,7 +75,7 @@ impl Rig {
         self.events.send(StreamEvent::Push(stored(offset, bytes))).await.unwrap();
     }
 
-    /// The next message that has to do with the stream.
+    /// The next message about the stream.
     async fn next(&self) -> Message {
         let next = async {
             loop {
@@ -112,7 +112,7 @@ impl Rig {
         timeout(PATIENT, found).await.expect("others are told")
     }
 
-    /// Waits until the host says of itself that it does so, or does not.
+    /// Waits until the host announces that it reads the stream, or that it does not.
     async fn until_announced(&mut self, reads_stream: bool) {
         self.until_told(|told| match told {
             Told::Command(Command::Announce { reads_stream: it }) if it == reads_stream => Some(()),
@@ -158,9 +158,9 @@ async fn a_push_of_the_stream_begins_and_is_answered() {
     assert_eq!(rig.until_told(answered).await, ("11".into(), "a".into()));
 }
 
-/// The frames of other hosts may be longer.
+/// Frames from other hosts may be longer.
 #[tokio::test]
-async fn a_push_that_this_host_refuses_is_told_to_its_home_and_to_its_caller() {
+async fn a_push_of_the_stream_that_is_refused_is_reported_to_home_and_caller() {
     let mut rig = Rig::start(options(PATIENT));
     rig.read(10).await;
     rig.push(11, 300).await;
@@ -186,7 +186,7 @@ async fn a_push_that_this_host_refuses_is_told_to_its_home_and_to_its_caller() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_on_the_cores_has_a_bound() {
+async fn pushes_of_the_stream_under_way_on_the_cores_are_bounded() {
     let rig = Rig::start(Options { frame_max: BYTES, ..options(PATIENT) });
     rig.read(10).await;
     // The channel holds one more, and the last of these finds room when that is taken.
@@ -202,7 +202,7 @@ async fn what_is_under_way_on_the_cores_has_a_bound() {
         assert_eq!(offset, 10 + number);
         calls.push(call);
     }
-    // The control thread answers this behind what it had to do with the stream.
+    // The control thread answers this after its work for the stream.
     rig.fake.page("/healthz").await;
     assert!(rig.fake.shards[0].is_empty(), "no more than {UNDER_WAY}");
     for call in calls {
@@ -214,7 +214,7 @@ async fn what_is_under_way_on_the_cores_has_a_bound() {
         rig.report(call);
     }
     sending.await.unwrap();
-    // One that has all the bytes.
+    // One push that takes all the bytes.
     rig.push(1_000, BYTES).await;
     rig.push(1_001, 1).await;
     let (call, offset) = rig.next_push().await;
@@ -225,9 +225,9 @@ async fn what_is_under_way_on_the_cores_has_a_bound() {
     assert_eq!(rig.next_push().await.1, 1_001);
 }
 
-/// Others do not wait for a host that takes pushes of the stream much later.
+/// Other hosts do not wait for one that handles pushes of the stream much later.
 #[tokio::test]
-async fn a_host_that_is_behind_says_so() {
+async fn a_host_that_is_behind_in_the_stream_reports_it() {
     let mut rig = Rig::start(Options { memory: 1, ..options(PATIENT) });
     let is_full =
         |message| matches!(message, Message::Configure { limits } if limits.refuses_pushes);

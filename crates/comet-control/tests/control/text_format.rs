@@ -1,5 +1,5 @@
-//! A strict reader of the Prometheus text format, for what comet writes: counters, gauges and histograms,
-//! no timestamps.
+//! A strict reader of the part of the Prometheus text format that comet writes: counters, gauges and histograms
+//! without timestamps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,7 +74,7 @@ fn check_labels(labels: &str) -> Option<()> {
 }
 
 #[test]
-fn the_reader_refuses_what_is_wrong() {
+fn the_reader_refuses_invalid_expositions() {
     let check = |page: &str, ok: bool| assert_eq!(parse(page).is_ok(), ok, "{page:?}");
     let family = "# HELP a_total Text.\n# TYPE a_total counter\n";
     check(&format!("{family}a_total 1\n"), true);

@@ -1,4 +1,4 @@
-//! The trace log's file: lines, rotation, and what becomes of what cannot be written.
+//! The trace log's file: lines, rotation, and events that cannot be written.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -109,14 +109,14 @@ async fn another_file_takes_over_and_a_bad_one_does_not() {
     assert_eq!(status, 409);
 }
 
-/// A pipe nobody reads stands for a disk that hangs: the control thread goes on, and every event is in
-/// the file in the end or counted there as missing.
+/// A pipe without a reader stands for a disk that hangs: the control thread goes on, and in the end every event is in
+/// the file or counted there as missing.
 #[tokio::test]
-async fn a_file_that_hangs_makes_nobody_wait() {
+async fn a_trace_file_that_hangs_blocks_no_thread() {
     const EVENTS: u64 = 30_000;
     let path = path("white-pipe");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    // Opened for both, a pipe makes nobody wait for its other end.
+    // A pipe that is opened for both directions does not wait for its other end.
     let pipe = File::options().read(true).write(true).open(&path).unwrap();
     let fake = start(&path);
     for _ in 0..EVENTS {
@@ -143,9 +143,9 @@ async fn a_file_that_hangs_makes_nobody_wait() {
     assert!(missed > 0, "the queue is bounded");
 }
 
-/// `/dev/full` takes no byte. What it does not take is counted; what comes after it says how much.
+/// `/dev/full` takes no bytes. Events that it does not take are counted; the next line that is written has their number.
 #[tokio::test]
-async fn what_cannot_be_written_is_counted() {
+async fn events_that_cannot_be_written_to_the_trace_log_are_counted() {
     let fake = start(Path::new("/dev/full"));
     for sequence in 0..5 {
         read(&fake, sequence);

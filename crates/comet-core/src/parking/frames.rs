@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_parked_comes_out_as_it_went_in() {
+    fn parked_frames_are_read_back_unchanged() {
         let inner = frame(7, b"in a batch");
         let frames =
             [frame(5, b""), frame(5, &[1; 300]), frame(op::RAW, inner.for_tcp()), frame(6, b"x")];

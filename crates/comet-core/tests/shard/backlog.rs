@@ -1,4 +1,4 @@
-//! Clients that are behind: what counts against their bounds, and what those that are alike share.
+//! Clients that are behind: which frames count against their bounds, and what equal outboxes share.
 
 use comet_core::limits::WINDOW;
 use comet_core::{CloseReason, DropReason, Limits, SlowConsumer, Transport};
@@ -8,7 +8,7 @@ use crate::rig::{Rig, UPGRADE, frame, masked, plain};
 
 const STALLED: usize = 200;
 
-/// Clients in the room `r` whose kernel takes nothing more.
+/// Clients in the room `r` whose sockets take no more bytes.
 fn stalled(rig: &mut Rig, transport: Transport) -> Vec<comet_core::ConnId> {
     let conns: Vec<_> = (0..STALLED)
         .map(|_| {
@@ -27,7 +27,7 @@ fn stalled(rig: &mut Rig, transport: Transport) -> Vec<comet_core::ConnId> {
 }
 
 #[test]
-fn what_the_kernel_took_is_sent_and_leaves_space() {
+fn frames_that_the_kernel_took_count_as_sent_and_free_their_space() {
     let body = [0; 84];
     let by_count = Limits { svr_proto: 4, ..Limits::default() };
     let by_bytes = Limits { outbox_bytes: 400, ..Limits::default() };
@@ -41,7 +41,7 @@ fn what_the_kernel_took_is_sent_and_leaves_space() {
         }
         let dropped = rig.push_keys(&["k"], 5, &body).dropped;
         assert_eq!(dropped[DropReason::OutboxFull as usize], 1);
-        // The first, and of the send of the other three two and a half.
+        // The kernel takes the first frame, and two and a half of the other three, which are one send.
         rig.allow(conn, Some(350));
         assert_eq!(rig.shards[0].counters().sent, 3);
         assert_eq!(rig.shards[0].counters().waiting_bytes, 50);
@@ -70,7 +70,7 @@ fn a_backlog_leaves_in_windows() {
         let before = rig.shards[0].counters().sends;
         rig.allow(conn, None);
         assert_eq!(rig.take(conn).len(), bytes);
-        // The one in flight, and windows of frames that are a little longer on a WebSocket.
+        // The frame in flight, and then windows. Frames are a little longer on a WebSocket.
         let sends = rig.shards[0].counters().sends - before;
         assert!(sends as usize <= bytes * 5 / 4 / WINDOW + 1, "{sends} sends of {bytes} bytes");
     }
@@ -143,7 +143,7 @@ fn a_room_closed_as_slow_shares_its_last_send() {
     }
 }
 
-/// What the outboxes of the only shard hold.
+/// The bytes that the outboxes of the only shard hold.
 fn held(rig: &Rig) -> u64 {
     rig.shards[0].counters().held_bytes
 }
@@ -157,7 +157,7 @@ fn outboxes_that_hold_too_much_together_are_full_but_for_clients_that_keep_up() 
     rig.allow(slow, Some(0));
     let queued = (0..20).map(|_| rig.push_keys(&["slow"], 5, &body).queued).sum::<u64>();
     assert!((10..12).contains(&queued), "{queued} of 20");
-    // One that keeps up goes on.
+    // A client that keeps up still gets pushes.
     let quick = rig.join(0, "/quick//");
     for _ in 0..20 {
         assert_eq!(rig.push_keys(&["quick"], 5, &body).queued, 1);
@@ -200,7 +200,7 @@ fn drop_oldest_gives_memory_back_where_outboxes_hold_too_much_together() {
     assert_eq!(counters.sent + counters.superseded, 100 * STALLED as u64);
 }
 
-/// Each has a reply among its pushes, so no two have the same pending. They still hold the same pushes.
+/// Each client has a reply among its pushes, so no two outboxes have the same content. They still share the pushes.
 #[test]
 fn a_push_that_many_outboxes_hold_takes_its_bytes_once() {
     const PUSHES: usize = 30;
@@ -220,7 +220,7 @@ fn a_push_that_many_outboxes_hold_takes_its_bytes_once() {
                 rig.feed(conn, &frame(op::SUBSCRIBE, at as i32, b""));
             }
         }
-        // At most as many pushes that were dropped as wait, and the replies.
+        // The outboxes hold at most as many dropped pushes as waiting ones, and the replies.
         assert!(held(&rig) <= 17 * 10_000 + STALLED as u64 * 1_000, "{}", held(&rig));
     }
     assert_eq!(rig.shards[0].counters().superseded, (PUSHES - 8) as u64 * STALLED as u64);

@@ -29,7 +29,7 @@ fn new_bounds_hold_from_the_next_event_on() {
     assert_eq!(rig.reason(conn), CloseReason::BadFrame);
 }
 
-/// Whatever protocol a client speaks, it was told of the time between its heartbeats, or looked it up, before.
+/// A client learned its heartbeat interval earlier, in either protocol: from the auth reply or from the documentation.
 #[test]
 fn another_time_between_heartbeats_is_that_of_clients_to_come() {
     for (former, newer) in [(1_000, 5_000), (5_000, 1_000)] {
@@ -221,7 +221,7 @@ fn waiting_bytes_are_counted_until_they_are_sent_or_lost() {
     assert_eq!((counters.lost, counters.superseded, counters.waiting), (2, 1, 0));
 }
 
-/// The client may come back, as the user may have fewer sessions in a while.
+/// The client may try again: the user may have fewer sessions later.
 #[track_caller]
 fn check_told_to_wait(notice: &[u8]) {
     let text = std::str::from_utf8(&notice[16..]).expect("a sentence");
@@ -229,7 +229,7 @@ fn check_told_to_wait(notice: &[u8]) {
     assert!(TURNED_AWAY_MS.contains(&wait.parse().expect("a number")), "{text}");
 }
 
-/// Wherever its connections are, and whether logic named the key or the home.
+/// This holds for connections on any shard, and whether logic or the home chose the key.
 #[test]
 fn a_user_has_no_more_sessions_than_allowed() {
     for keys in [["", "", ""], ["a", "b", "c"]] {
@@ -241,7 +241,7 @@ fn a_user_has_no_more_sessions_than_allowed() {
         rig.feed(third, &frame(op::AUTH, 1, token(keys[2]).as_bytes()));
         check_told_to_wait(&rig.take(third));
         assert_eq!(rig.push_user(7, 5, b"x").queued, 2);
-        // Another user has a place, and this one once a session has ended.
+        // Another user may have a session, and this user may once one of its sessions has ended.
         rig.join(0, "8///");
         rig.hang_up(first);
         rig.join(1, &token(keys[2]));
@@ -249,7 +249,7 @@ fn a_user_has_no_more_sessions_than_allowed() {
     }
 }
 
-/// Its network is gone, and the server does not know yet.
+/// The client's network has failed, and the server has not noticed yet.
 #[test]
 fn a_user_with_all_its_sessions_takes_its_own_key_back() {
     let mut rig = Rig::new(2, Limits { user_sessions: 1, ..Limits::default() });
@@ -258,7 +258,7 @@ fn a_user_with_all_its_sessions_takes_its_own_key_back() {
     assert_eq!(rig.take(former), frame(op::DISCONNECT_REPLY, 0, b"replaced"));
     assert_eq!(rig.push_user(7, 5, b"x").queued, 1);
     assert_eq!(rig.take(next), frame(5, 0, b"x"));
-    // It has one session as before.
+    // The user still has one session.
     let other = rig.connect(0, Transport::Tcp);
     rig.feed(other, &frame(op::AUTH, 1, b"7/b//"));
     check_told_to_wait(&rig.take(other));

@@ -1,4 +1,4 @@
-//! Push callers at a shard: their bytes go in, replies come out, and nothing of theirs waits without a bound.
+//! Push callers at a shard: their bytes go in, replies come out, and whatever waits has a bound.
 
 use std::collections::BTreeMap;
 
@@ -25,14 +25,14 @@ struct Wire {
     input: Vec<u8>,
     is_receiving: bool,
     output: Vec<u8>,
-    /// The caller takes nothing.
+    /// The caller's socket takes no bytes.
     is_stuck: bool,
     is_shut: bool,
     is_closed: bool,
 }
 
 impl CallerWires {
-    /// Does what a driver does; whether something moved.
+    /// Does the work of a driver. Returns whether there was any.
     pub(crate) fn serve(&mut self, shard: &mut Shard) -> bool {
         let mut moved = false;
         let mut budget = MessageBudget::new(shard.limits());
@@ -52,7 +52,7 @@ impl CallerWires {
                     assert!(!bytes.is_empty() && !wire.is_shut);
                     let bytes = bytes.to_vec();
                     if !wire.is_stuck {
-                        // In two pieces, as a kernel may.
+                        // In two pieces: a kernel may split a write.
                         let taken = bytes.len().div_ceil(2);
                         wire.output.extend_from_slice(&bytes[..taken]);
                         shard.handle_caller_sent(slot, taken);
@@ -136,7 +136,7 @@ fn with(callers: CallerLimits) -> Rig {
     Rig::new(1, Limits { callers, ..Limits::default() })
 }
 
-/// Wherever the caller, the home and the connections are.
+/// The caller, the home and the connections may be on any shards.
 #[test]
 fn pushes_are_answered_in_order_with_their_ledgers() {
     for shards in [1, 4] {
@@ -173,7 +173,7 @@ fn pushes_are_answered_in_order_with_their_ledgers() {
 }
 
 #[test]
-fn what_cannot_be_pushed_is_refused_and_the_stream_goes_on() {
+fn invalid_push_requests_are_refused_and_the_caller_stays_connected() {
     let mut rig = with(CallerLimits { frame_max: 100, ..CallerLimits::default() });
     let conn = rig.join(0, "7//1/");
     let caller = call(&mut rig, 0);
@@ -213,7 +213,7 @@ fn wrong_lengths_are_answered_and_end_the_connection() {
 }
 
 #[test]
-fn a_token_opens_and_nothing_else() {
+fn a_caller_without_a_valid_token_is_refused() {
     let tokens = Tokens::new(["first", "second"]);
     let mut rig = with(CallerLimits { tokens: tokens.clone(), ..CallerLimits::default() });
     let conn = rig.join(0, "7//1/");
@@ -235,14 +235,14 @@ fn a_token_opens_and_nothing_else() {
     assert_eq!(format!("{tokens:?}"), "Tokens(2)");
 }
 
-/// Nobody is to send, or have kept, more before it has shown a token.
+/// Before a caller has shown its token, the server accepts and stores no more bytes than a token has.
 #[test]
-fn what_stands_in_the_place_of_a_token_is_short() {
+fn a_first_request_longer_than_a_token_is_refused() {
     let long = vec![b'x'; NAME_MAX + CALLER_TOKEN_MAX + 1];
     let limits = CallerLimits { tokens: Tokens::new(["first"]), ..CallerLimits::default() };
     let mut rig = with(limits);
     let caller = call(&mut rig, 0);
-    // The head alone says how long it is.
+    // The length in the header suffices to refuse it.
     write(&mut rig, caller, &request(2, PushTarget::All, &long)[..PUSH_HEADER_LEN]);
     assert_eq!(statuses(&mut rig, caller), [(0, 16)]);
     assert_eq!(ended(&rig, CallerEnd::NoToken), 1);
@@ -255,7 +255,7 @@ fn what_stands_in_the_place_of_a_token_is_short() {
 }
 
 #[test]
-fn a_token_that_is_taken_away_closes_its_door() {
+fn callers_are_closed_when_their_token_is_removed_from_the_configuration() {
     let limits = |tokens: &[&str]| {
         let tokens = Tokens::new(tokens.iter().copied());
         Limits { callers: CallerLimits { tokens, ..CallerLimits::default() }, ..Limits::default() }
@@ -272,7 +272,7 @@ fn a_token_that_is_taken_away_closes_its_door() {
     assert!(rig.callers.0[&callers[0]].is_shut && !rig.callers.0[&callers[1]].is_shut);
 }
 
-/// A caller that takes no replies has as many as it may, and no more input is taken from it. Others go on.
+/// Once the replies that a caller does not read reach their bound, no more of its input is read. Other callers are served.
 #[test]
 fn a_caller_that_does_not_read_waits_and_is_closed() {
     let mut rig = Rig::new(1, Limits { svr_proto: u16::MAX, ..Limits::default() });
@@ -293,7 +293,7 @@ fn a_caller_that_does_not_read_waits_and_is_closed() {
     assert_eq!(ended(&rig, CallerEnd::WriteTimeout), 1);
 }
 
-/// Its pushes that are made wait for it to take the replies before theirs.
+/// The results of its pushes wait until the caller reads the replies before them.
 #[test]
 fn a_caller_that_does_not_read_keeps_no_core_awake() {
     let mut rig = Rig::new(2, Limits::default());
@@ -306,7 +306,7 @@ fn a_caller_that_does_not_read_keeps_no_core_awake() {
     assert!(rig.shards[0].poll_timeout() > Some(Millis(rig.now())), "the core would not sleep");
 }
 
-/// A push whose home does not answer is answered in its time, and the reply of the next one waits for it.
+/// A push whose home does not answer is answered at the time limit, and the reply of the next push waits for that.
 #[test]
 fn late_pushes_are_answered_and_later_tallies_dropped() {
     let mut rig = Rig::new(2, Limits::default());
@@ -381,7 +381,6 @@ fn the_idlest_caller_makes_room() {
     assert_eq!(ended(&rig, CallerEnd::Evicted), 1);
 }
 
-/// What has come is looked at before its deadline is judged, however long pushes took meanwhile.
 /// Incomplete requests of several callers take all the bytes that requests may take.
 #[test]
 fn the_oldest_incomplete_request_makes_room() {
@@ -422,7 +421,7 @@ fn the_oldest_incomplete_request_makes_room() {
 }
 
 #[test]
-fn a_request_that_came_in_time_is_not_late() {
+fn a_request_that_arrived_before_its_deadline_is_not_late() {
     let mut rig = Rig::new(1, Limits::default());
     let caller = call(&mut rig, 0);
     let push = request(1, PushTarget::All, b"hi");
@@ -442,9 +441,9 @@ fn a_request_that_came_in_time_is_not_late() {
     assert_eq!(ended(&rig, CallerEnd::Late), 0);
 }
 
-/// A request that has come and was not looked at yet counts as one, so its caller keeps its place.
+/// A request that arrived and was not handled yet counts as a request, so its caller is not idle.
 #[test]
-fn a_request_that_waits_for_its_turn_keeps_the_place() {
+fn a_caller_with_an_unread_request_is_not_replaced_as_idle() {
     let mut rig = with(CallerLimits { connections: 1, ..CallerLimits::default() });
     let first = call(&mut rig, 0);
     rig.shards[0].handle_caller_recv(first.1, &request(1, PushTarget::All, b"hi"));
@@ -455,9 +454,9 @@ fn a_request_that_waits_for_its_turn_keeps_the_place() {
     assert!(!rig.callers.0[&first].is_shut);
 }
 
-/// Nothing is pushed for a caller that was ended, whatever it had sent by then.
+/// Requests that a caller sent before it was closed are not executed after the close.
 #[test]
-fn requests_of_an_ended_caller_are_not_made() {
+fn requests_of_a_closed_caller_are_not_executed() {
     let limits = |token: &str| {
         let tokens = Tokens::new([token]);
         Limits { callers: CallerLimits { tokens, ..CallerLimits::default() }, ..Limits::default() }
@@ -476,7 +475,7 @@ fn requests_of_an_ended_caller_are_not_made() {
 }
 
 #[test]
-fn the_end_of_the_server_is_answered() {
+fn callers_are_answered_when_the_server_ends() {
     let mut rig = Rig::new(2, Limits::default());
     let caller = call(&mut rig, 0);
     rig.held.insert((0, 1));

@@ -1,4 +1,4 @@
-//! Pushes of callers that other hosts are told of: control publishes them, and tells what became of them there.
+//! Pushes of callers that control publishes to other hosts. Control reports the results of those hosts to the shard.
 
 use comet_core::limits::{CALLED_MAX, CALLER_CALLS_MAX, CALLER_FIRST_MS};
 use comet_core::{
@@ -59,7 +59,7 @@ fn a_reply_is_the_sum_over_all_hosts() {
 }
 
 #[test]
-fn a_name_that_is_absent_here_may_be_held_elsewhere() {
+fn a_user_that_is_absent_here_may_be_connected_to_another_host() {
     let mut rig = Rig::reporting_rooms(2);
     let caller = call(&mut rig, 0);
     for (held, absent) in [(1, 0), (0, 1)] {
@@ -70,9 +70,9 @@ fn a_name_that_is_absent_here_may_be_held_elsewhere() {
     }
 }
 
-/// A push that nobody can hold is made nowhere.
+/// User 0 has no connections on any host, so the push is executed nowhere.
 #[test]
-fn what_is_not_made_here_is_told_to_nobody() {
+fn a_push_without_a_possible_receiver_is_not_published_to_other_hosts() {
     let mut rig = Rig::reporting_rooms(1);
     let caller = call(&mut rig, 0);
     write(&mut rig, caller, &request(1, PushTarget::User(0), b"hi"));
@@ -81,7 +81,7 @@ fn what_is_not_made_here_is_told_to_nobody() {
 }
 
 #[test]
-fn a_push_to_all_that_a_full_core_refuses_is_made_on_no_other_host() {
+fn a_broadcast_that_a_full_core_refuses_is_not_published_to_other_hosts() {
     let mut rig = Rig::reporting_rooms_with(2, Limits { mesh_backlog: 1, ..Limits::default() });
     let caller = call(&mut rig, 0);
     rig.held.insert((0, 1));
@@ -94,9 +94,9 @@ fn a_push_to_all_that_a_full_core_refuses_is_made_on_no_other_host() {
     assert_eq!(statuses.collect::<Vec<_>>(), [(1, 0), (2, 8)]);
 }
 
-/// Also if the calls have ended by their time: control has not looked at their pushes.
+/// Pushes whose calls ended at the time limit count as well: control has not handled them yet.
 #[test]
-fn requests_wait_while_too_many_pushes_are_told_to_other_hosts() {
+fn requests_wait_while_too_many_pushes_are_being_published_to_other_hosts() {
     let mut rig = Rig::reporting_rooms(1);
     for _ in 0..CALLED_MAX / CALLER_CALLS_MAX {
         let caller = call(&mut rig, 0);
@@ -120,7 +120,7 @@ fn requests_wait_while_too_many_pushes_are_told_to_other_hosts() {
 }
 
 #[test]
-fn a_shard_that_is_to_be_handed_over_takes_no_requests_and_answers_those_before() {
+fn before_a_hand_over_a_shard_holds_new_requests_and_answers_earlier_ones() {
     let mut rig = Rig::reporting_rooms(1);
     let caller = call(&mut rig, 0);
     write(&mut rig, caller, &request(1, PushTarget::All, b""));
@@ -139,7 +139,7 @@ fn a_shard_that_is_to_be_handed_over_takes_no_requests_and_answers_those_before(
 }
 
 #[test]
-fn a_caller_whose_first_request_is_not_looked_at_is_not_silent() {
+fn a_caller_whose_first_request_is_held_is_not_closed_as_silent() {
     let mut rig = Rig::reporting_rooms(1);
     let [caller, _silent] = [(); 2].map(|()| call(&mut rig, 0));
     rig.shards[0].hold_callers(true);
@@ -164,7 +164,7 @@ fn a_hand_over_waits_for_no_other_host() {
     rig.run();
     let given_up = PushLedger { matched: 1, queued: 1, unanswered: 1, ..PushLedger::default() };
     assert_eq!(ledgers(&mut rig, caller), [given_up]);
-    // It goes on here after all. What is told of the former push does not count for the next.
+    // This shard goes on after all. A report about the former push does not count for the next one.
     write(&mut rig, caller, &request(2, PushTarget::All, b""));
     tell(&mut rig, (push, bytes), OtherHostsTally { unanswered: 2, ..nothing() });
     let [(push, _, bytes)] = called(&mut rig).try_into().unwrap();

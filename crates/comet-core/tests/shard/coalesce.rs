@@ -1,4 +1,4 @@
-//! Pushes that wait for others: what ends a window, what its members get in one send, and what became of each push.
+//! Coalescing: what ends a window, what members get in one send, and how each push is counted.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ impl Rig {
         self.shards.iter().map(|shard| shard.counters().sends).sum()
     }
 
-    /// What a call came to, once all its reports are there.
+    /// The outcome of a call, once all its reports are there.
     fn outcome(&self, call: CallId) -> Tally {
         let of_call = |report: &&Report| match report {
             Report::Tally { call: of, .. } | Report::PartialTally { call: of, .. } => *of == call,
@@ -84,7 +84,7 @@ fn the_pushes_of_a_window_leave_in_one_send_and_in_order() {
     let calls = [b"1", b"2", b"3"].map(|body| rig.begin(&room, 5, "", body));
     rig.pass(WINDOW_MS - 1);
     assert_eq!((rig.sends(), rig.take(conns[0])), (before, Vec::new()));
-    // Control has an answer of the home, so the calls hold back no other push.
+    // The home has already answered control, so the calls delay no other push.
     let is_answer = |report: &&Report| matches!(report, Report::Tally { partials: 2, .. });
     assert_eq!(rig.reports.iter().filter(is_answer).count(), 3);
     rig.pass(1);
@@ -97,7 +97,7 @@ fn the_pushes_of_a_window_leave_in_one_send_and_in_order() {
     assert_eq!((counters.coalesce_windows, counters.coalesced, counters.gathered), (1, 3, 0));
 }
 
-/// A push that came while the last turn sent waits no longer than its window all the same.
+/// A push that arrived during the sends of the last turn waits no longer than its window either.
 #[test]
 fn a_window_counts_from_the_begin_of_a_turn_that_has_just_ended() {
     for (turn_ms, slept_ms, window_ms) in
@@ -116,7 +116,7 @@ fn a_window_counts_from_the_begin_of_a_turn_that_has_just_ended() {
     }
 }
 
-/// The newer push is where it belongs in the order of the room. The members of a room that was just made are counted.
+/// The newer push keeps its own place in the order of the room. Members of a new room are counted.
 #[test]
 fn the_latest_push_with_an_id_supersedes_those_that_wait() {
     let mut rig = Rig::new(2, limits([keep_latest()]));
@@ -135,7 +135,7 @@ fn the_latest_push_with_an_id_supersedes_those_that_wait() {
     assert_eq!((total.queued, total.dropped[DropReason::Superseded as usize]), (12, 6));
 }
 
-/// A client that does not read has what is under way, and places for eight pushes.
+/// A client that does not read: its outbox has the push in flight and space for eight more.
 fn slow_member(limits: Limits) -> (Rig, ConnId) {
     let mut rig = Rig::new(1, Limits { svr_proto: 8, ..limits });
     let conn = rig.join(0, "//r/");
@@ -162,12 +162,12 @@ fn a_slow_client_gets_the_newest_states_whatever_else_its_outbox_drops() {
         let counters = rig.shards[0].counters();
         assert_eq!(counters.deliveries.dropped_total(), 0);
         assert_eq!((counters.superseded, counters.sent), (4, 9), "{slow_consumer:?}");
-        // Two states have a newer one in their place.
+        // Two states were replaced by newer ones.
         assert_eq!(counters.displaced, 2, "{slow_consumer:?}");
     }
 }
 
-/// Of more states than it has places for, a client that is behind has the oldest.
+/// If there are more states than places in its outbox, a client that is behind keeps the oldest.
 #[test]
 fn an_outbox_has_no_more_states_than_places() {
     let (mut rig, conn) = slow_member(limits([keep_latest()]));
@@ -222,7 +222,7 @@ fn rules_cover_rooms_by_prefix_and_pushes_by_operation() {
     check(Some("live:"), &[6], "live:1", 5, false);
 }
 
-/// A push that does not wait is not held back by those that do, and does not overtake them.
+/// A push that no rule covers is not delayed by a window, and does not overtake the pushes in it.
 #[test]
 fn a_push_that_no_rule_covers_ends_the_window() {
     let mut rig = Rig::new(2, limits([CoalesceRule { operations: [6].into(), ..rule() }]));
@@ -249,7 +249,7 @@ fn a_shorter_window_in_the_same_room_ends_that_of_both() {
     assert!(rig.shards.iter().all(|shard| !shard.is_gathering()));
 }
 
-/// Windows that are open when the rules go end in their time, or before the next push to the same room.
+/// Windows that are open when the rules are removed end at their time, or before the next push to the same room.
 #[test]
 fn a_window_outlives_its_rule() {
     let mut rig = Rig::new(2, limits([rule()]));
@@ -281,7 +281,7 @@ fn the_members_at_the_end_of_a_window_get_its_pushes() {
     rig.pass(WINDOW_MS);
     assert_eq!((rig.take(conns[0]), rig.take(late)), (frame(5, 0, b"1"), frame(5, 0, b"1")));
     assert_eq!(rig.outcome(call), queued(2));
-    // The room is empty at the end.
+    // The room is empty when the window ends.
     let call = rig.begin(&room, 5, "a", b"2");
     rig.hang_up(conns[0]);
     rig.hang_up(late);
@@ -316,7 +316,7 @@ fn a_kick_closes_members_behind_the_pushes_that_waited() {
     }
 }
 
-/// Half of what a turn takes, which is half of an outbox.
+/// The window is full at half the pushes of a turn, which is half of an outbox.
 #[test]
 fn a_full_window_ends_before_its_time() {
     let mut rig = Rig::new(2, Limits { svr_proto: 16, ..limits([rule()]) });
@@ -327,7 +327,7 @@ fn a_full_window_ends_before_its_time() {
     assert_eq!(rig.take(conns[0]), b"");
     rig.begin(&room, 5, "", b"1");
     assert_eq!(rig.take(conns[0]), frame(5, 0, b"1").repeat(4));
-    // A long push fills it alone.
+    // One long push fills the window.
     let mut rig = Rig::new(2, Limits { outbox_bytes: 4_096, ..limits([rule()]) });
     let (room, conns) = members(&mut rig);
     rig.begin(&room, 5, "", &[0; 1_000]);
@@ -346,9 +346,9 @@ fn a_replaced_push_does_not_fill_a_window() {
     assert_eq!(rig.take(conns[0]), frame(5, 0, &[99]));
 }
 
-/// Beyond the bound the window that began first ends.
+/// Beyond the bound the oldest window ends.
 #[test]
-fn what_waits_on_a_shard_is_bounded() {
+fn pushes_that_wait_in_windows_of_a_shard_are_bounded_in_bytes() {
     const LONG: usize = 90_000;
     let rooms = GATHERED_BYTES_MAX / LONG;
     let mut rig = Rig::new(1, limits([rule()]));

@@ -160,7 +160,7 @@ fn a_push_is_compressed_once_for_all_members_of_a_form() {
     assert_eq!(message(&sent), (BINARY, frame(5, 0, &body), true));
     assert_eq!(rig.take(newer[0]), sent);
     assert_eq!(rig.shards[0].counters().deflated_messages, 4);
-    // Nothing is compressed where nobody wants it.
+    // Nothing is compressed if no client negotiated compression.
     rig.push_keys(&["p"], 5, &body);
     assert_eq!(rig.shards[0].counters().deflated_messages, 4);
 }
@@ -189,7 +189,7 @@ fn a_push_that_gets_no_shorter_is_sent_as_it_is() {
     })
     .take(500)
     .collect();
-    // Too short to pay, of no use, and too long to be compressed in one go.
+    // Too short to gain anything, incompressible, and too long to be compressed at once.
     for body in [body(83), noise, body(60_000).repeat(5)] {
         rig.push_keys(&["a"], 5, &body);
         let sent = rig.take(conn);
@@ -234,7 +234,7 @@ fn messages_of_clients_are_inflated() {
 }
 
 #[test]
-fn what_is_wrong_with_a_compressed_message_closes_the_connection() {
+fn an_invalid_compressed_message_closes_the_connection() {
     fn check(first: u8, payload: &[u8], reason: CloseReason, code: u16) {
         let mut rig = Rig::new(1, limits());
         let conn = join(&mut rig, 0, "1/a//");
@@ -243,7 +243,7 @@ fn what_is_wrong_with_a_compressed_message_closes_the_connection() {
         assert_eq!(close_code(&reply), code, "{first:x}");
         assert_eq!(rig.shards[0].counters().closed[reason as usize], 1);
     }
-    // The bit where it has no meaning: control frames and continuations.
+    // The compression bit in frames where it is not allowed: control frames and continuations.
     check(0x89 | COMPRESSED, b"", CloseReason::BadWebSocket, 1002);
     check(0x88 | COMPRESSED, b"", CloseReason::BadWebSocket, 1002);
     check(0x80 | COMPRESSED, b"", CloseReason::BadWebSocket, 1002);
@@ -268,7 +268,7 @@ fn text_that_is_not_utf_8_once_it_is_inflated_is_refused() {
 
 /// The messages of one client that a turn inflates have a bound; the rest comes in the next ones.
 #[test]
-fn a_turn_inflates_only_so_much() {
+fn the_bytes_that_a_turn_inflates_are_bounded() {
     let limits = Limits { body_max: 1 << 20, cli_proto: 1_000, ..limits() };
     let mut rig = Rig::new(1, limits);
     let conn = join(&mut rig, 0, "1/a//");
@@ -279,7 +279,7 @@ fn a_turn_inflates_only_so_much() {
     };
     let stream: Vec<u8> = (0..10).flat_map(message).collect();
     assert!(stream.len() < 1 << 14);
-    // What the shard does before its next turn.
+    // The input that the shard reads before its next turn.
     rig.shards[0].handle_recv(conn, &stream);
     let frames = rig.shards[0].counters().frames_in;
     assert_eq!(frames, 2 + 3, "2 tokens, and messages of more than a MiB");
@@ -296,10 +296,10 @@ fn a_turn_inflates_only_so_much() {
     assert_eq!(rig.take(other).len(), plain(BINARY, &frame(op::HEARTBEAT_REPLY, 9, b"1234")).len());
 }
 
-/// A shard is handed over while input waits for another turn, and pushes were compressed before it and after.
-/// First come, first served: who floods the server spends no turn of those that wait, and none of them is late for that.
+/// Input is read in the order of arrival: a client that floods the server does not use up the turns of clients that wait,
+/// and none of these misses a deadline for that.
 #[test]
-fn those_that_wait_are_read_before_what_arrives() {
+fn clients_with_waiting_input_are_read_before_newly_arrived_input() {
     let limits = Limits { body_max: 1 << 20, cli_proto: 1_000, heartbeat_ms: 1_000, ..limits() };
     let mut rig = Rig::new(1, limits);
     let flooder = join(&mut rig, 0, "1/a//");
@@ -327,7 +327,7 @@ fn those_that_wait_are_read_before_what_arrives() {
     assert!(shard.poll_closed().is_none_or(|event| event.conn != other));
 }
 
-/// What inflates to nothing takes time as well.
+/// Inflating blocks that yield no bytes takes time as well.
 #[test]
 fn compressed_bytes_count_where_they_inflate_to_little() {
     let mut rig = Rig::new(1, limits());
@@ -419,9 +419,9 @@ fn messages(mut bytes: &[u8]) -> (Vec<u8>, usize) {
     (frames, compressed)
 }
 
-/// What an outbox has dropped is known though it was compressed, and is asked for again. That comes plain.
+/// Compressed pushes that an outbox drops are reported as gaps and can be recovered. The recovery is not compressed.
 #[test]
-fn pushes_of_rooms_with_a_history_are_compressed_and_their_loss_is_told() {
+fn compressed_pushes_that_are_lost_are_reported_and_recovered() {
     let limits = Limits { svr_proto: 3, history_rules: rules(100), ..limits() };
     for slow_consumer in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         let mut rig = Rig::new(2, Limits { slow_consumer, ..limits.clone() });

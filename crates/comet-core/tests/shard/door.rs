@@ -1,4 +1,4 @@
-//! Limits at the door: connections by address and subnet, handshakes under way, and what one client may send.
+//! Admission limits: connections by address and subnet, handshakes under way, and the rates of one client.
 
 use std::net::IpAddr;
 
@@ -25,7 +25,7 @@ fn connect(rig: &mut Rig, shard: u16, address: &str) -> ConnId {
     conn
 }
 
-/// Why the connection was closed, and that it was told when to come back.
+/// Checks the close reason, and that the client got a retry-after.
 #[track_caller]
 fn check_turned_away(rig: &mut Rig, conn: ConnId, reason: CloseReason) {
     let notice = String::from_utf8(rig.take(conn).split_off(16)).unwrap();
@@ -51,7 +51,7 @@ fn connections_of_an_address_are_counted_over_all_shards() {
     assert!(first.iter().all(|&conn| !rig.is_closed(conn)));
     let other = connect(&mut rig, 0, "192.0.2.2");
     assert!(!rig.is_closed(other));
-    // One leaves, one may come.
+    // After one client has left, another one may connect.
     rig.hang_up(first[1]);
     let next = connect(&mut rig, 2, "192.0.2.1");
     assert!(!rig.is_closed(next));
@@ -97,7 +97,7 @@ fn exempt_networks_are_not_counted() {
 }
 
 #[test]
-fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
+fn an_address_limit_set_by_a_reload_counts_only_later_connections() {
     let mut rig = Rig::new(2, Limits::default());
     let before = connect(&mut rig, 0, "192.0.2.1");
     let limits = std::sync::Arc::new(Limits { goodbye: true, ..per_source(1, 0) });
@@ -112,9 +112,9 @@ fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
     assert_eq!(counted(&rig), 0);
 }
 
-/// A limit that was set alive has counted none of those before it. The next process counts them, and closes none.
+/// A limit that a reload sets does not count earlier connections. After an upgrade the next process counts them, and closes none.
 #[test]
-fn an_upgrade_counts_all_and_closes_nobody() {
+fn after_an_upgrade_all_connections_count_by_address_and_none_is_closed() {
     for shards in [1, 2] {
         let mut rig = Rig::new(2, Limits::default());
         let address: IpAddr = "192.0.2.1".parse().unwrap();
@@ -126,7 +126,7 @@ fn an_upgrade_counts_all_and_closes_nobody() {
         });
         let mut after: Vec<_> = before.iter().map(|conn| renamed[conn]).collect();
         assert!(after.iter().all(|&conn| !rig.is_closed(conn)));
-        // Who comes next is one too many, until there is space again.
+        // The next connection exceeds the limit, until others have left.
         let late = connect(&mut rig, 0, "192.0.2.1");
         check_turned_away(&mut rig, late, CloseReason::AddressLimit);
         rig.hang_up(late);
@@ -138,9 +138,9 @@ fn an_upgrade_counts_all_and_closes_nobody() {
     }
 }
 
-/// Nothing counts those that linger, so they must not take the slots of others.
+/// Clients that linger are not counted by address, so they must not take the slots of others.
 #[test]
-fn of_the_clients_that_are_turned_away_only_some_linger() {
+fn the_number_of_refused_clients_that_linger_is_bounded() {
     let limits = Limits { connections: 64, ..per_source(1, 0) };
     let mut rig = Rig::new(1, limits);
     connect(&mut rig, 0, "192.0.2.1");
@@ -157,7 +157,7 @@ fn of_the_clients_that_are_turned_away_only_some_linger() {
         check_turned_away(&mut rig, conn, CloseReason::AddressLimit);
         assert_eq!(rig.shut(conn), Some(how));
     }
-    // All are gone in the end, as others that linger.
+    // All refused clients are gone after the linger timeout.
     rig.pass(u64::from(Limits::default().linger_ms) + 100);
     assert_eq!(rig.shards[0].counters().connections, 1);
     let conn = connect(&mut rig, 0, "192.0.2.1");
@@ -198,7 +198,7 @@ fn a_connection_that_closes_first_is_not_counted_for_ever() {
 fn the_oldest_handshake_makes_room() {
     let mut rig = Rig::new(1, Limits { handshakes: 3, ..Limits::default() });
     let silent: Vec<_> = (0..3).map(|_| rig.connect(0, Transport::Tcp)).collect();
-    // Clients that authenticate at once are not in the way, however many they are.
+    // Clients that authenticate at once do not count as handshakes, however many there are.
     for user in 0..200 {
         rig.join(0, &format!("{user}///"));
     }
@@ -247,7 +247,7 @@ fn a_client_may_send_a_burst_and_no_more() {
     assert!(!rig.is_closed(other));
 }
 
-/// Frames of two windows are read in one. A client that keeps to the rate is not closed for that.
+/// A late server reads the frames of two windows in one. A client that keeps to the rate is not closed for that.
 #[test]
 fn time_in_which_the_server_is_late_is_added_to_the_window() {
     #[derive(PartialEq, Debug)]

@@ -97,7 +97,7 @@ fn move_off(most: Option<u64>, over_ms: u32) -> Message {
 }
 
 #[test]
-fn some_clients_are_moved_off_and_others_still_come() {
+fn a_move_off_closes_some_clients_and_new_ones_are_still_accepted() {
     let mut rig = Rig::new(1, Limits::default());
     for at in 0..20 {
         rig.join(0, &format!("/k{at}//"));
@@ -107,14 +107,14 @@ fn some_clients_are_moved_off_and_others_still_come() {
     assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (0, 10));
     rig.pass(510);
     assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (5, 5));
-    // A rate is changed by an order for those that are left.
+    // Another order changes the rate for the clients that remain to be moved off.
     rig.send(ShardId(0), move_off(Some(5), 100));
     rig.pass(110);
     assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (10, 0));
     rig.pass(2_000);
     assert_eq!(closed(&rig), 10);
     let late = rig.join(0, "/late//");
-    // The next ones are not those that came in the place of the first.
+    // The next order reaches the remaining clients and not those that connected after the first order.
     rig.send(ShardId(0), move_off(Some(10), 0));
     assert_eq!(closed(&rig), 20);
     assert!(!rig.is_closed(late) && !rig.is_closed(handshake));
@@ -157,7 +157,7 @@ fn a_drain_that_is_taken_back_lets_clients_in_again() {
     rig.pass(60_000);
     assert_eq!((closed(&rig), drained(&rig)), (2, 0));
     rig.join(0, "/again//");
-    // All connections are meant, those that have not authenticated among them.
+    // The drain includes connections that have not authenticated.
     let second = rig.connect(0, Transport::Tcp);
     rig.send(ShardId(0), move_off(None, 0));
     assert_eq!(rig.reason(second), CloseReason::Draining);
@@ -168,9 +168,9 @@ fn a_drain_that_is_taken_back_lets_clients_in_again() {
     assert!(rig.shards[0].is_draining());
 }
 
-/// New clients may come while the notices are under way, and the cursor does not begin at the first slot.
+/// New clients connect while the notices are sent, and the cursor does not begin at the first slot.
 #[test]
-fn an_order_reaches_all_who_were_there_though_more_connect_meanwhile() {
+fn an_order_to_move_off_reaches_all_present_clients_though_others_connect() {
     let mut rig = Rig::new(1, Limits::default());
     let join = |rig: &mut Rig, at: u32| rig.join(0, &format!("/k{at}//"));
     let mut conns: Vec<ConnId> = (0..20).map(|at| join(&mut rig, at)).collect();
@@ -179,7 +179,7 @@ fn an_order_reaches_all_who_were_there_though_more_connect_meanwhile() {
         rig.take(conn);
         rig.hang_up(conn);
     }
-    // They have the slots behind which the cursor has stopped.
+    // These clients get slots that the cursor has already passed.
     conns.extend((20..30).map(|at| join(&mut rig, at)));
     rig.send(ShardId(0), move_off(Some(1_000), 1_000));
     (30..330).for_each(|at| _ = join(&mut rig, at));
@@ -189,9 +189,9 @@ fn an_order_reaches_all_who_were_there_though_more_connect_meanwhile() {
     }
 }
 
-/// The driver hands over no pushes while it has sends left, and a drain is an order that it takes all the same.
+/// The driver passes on no pushes while sends are left, but it does pass on a drain.
 #[test]
-fn what_windows_have_comes_before_the_close_notices() {
+fn pushes_of_coalescing_windows_are_sent_before_the_close_notices() {
     let rule =
         CoalesceRule { rooms: None, operations: [].into(), window_ms: 50, keep_latest: false };
     for message in [drain(0, 0), move_off(None, 0)] {
@@ -208,7 +208,7 @@ fn what_windows_have_comes_before_the_close_notices() {
     }
 }
 
-/// They wait for a time, whatever is under way.
+/// The notices wait for a bounded time, even if pushes are still under way.
 #[test]
 fn close_notices_do_not_wait_for_pushes_for_long() {
     let rule =

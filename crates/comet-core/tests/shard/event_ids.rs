@@ -1,4 +1,4 @@
-//! Ids of the events of rooms that keep a history, and what a stream gets that names one.
+//! Event ids of rooms that keep a history, and what a stream with a last event id receives.
 
 use comet_core::{Budget, ClientRates, ConnId, HistoryRule, Limits, Message, Transport};
 use comet_proto::op;
@@ -11,7 +11,7 @@ fn rig(pushes: u32) -> Rig {
     Rig::new(2, Limits { history_rules: [rule].into(), ..Limits::default() })
 }
 
-/// What a stream was sent without its ids, and the last of them.
+/// The events sent to a stream, without their ids, and the last id.
 pub(crate) fn split(told: &str) -> (String, Option<String>) {
     let (mut events, mut id) = (String::new(), None);
     for block in told.split_inclusive("\n\n") {
@@ -47,7 +47,7 @@ fn reopen(rig: &mut Rig, shard: u16, query: &str, id: &str) -> (String, Option<S
 }
 
 #[test]
-fn a_stream_that_comes_back_gets_what_it_missed_of_each_room() {
+fn an_event_stream_that_reconnects_recovers_each_room() {
     let mut rig = rig(3);
     let (one, other) = (room_at(0), room_at(1));
     let query = format!("?token=7/k//&rooms={one},{other},plain");
@@ -81,12 +81,12 @@ fn a_stream_that_comes_back_gets_what_it_missed_of_each_room() {
     .concat();
     let (events, last) = reopen(&mut rig, 1, &query, id.as_deref().unwrap());
     assert_eq!(events, missed);
-    // Nothing is missing behind the id that follows, which is in the query of a page that has no header.
+    // No push is missing after this id. A page that cannot set the header sends it in the query.
     let by_query = format!("{query}&last_event_id={}", last.unwrap());
     let (_, told) = open(&mut rig, 0, &by_query);
     let nothing = [in_room(&one, ",\"recovered\":0"), in_room(&other, ",\"recovered\":0")].concat();
     assert_eq!(split(&told).0, format!("{HEAD}{nothing}{}", in_room("plain", "")));
-    // The header of a browser is newer than the query with which it connected first; and the room does not keep all since.
+    // The header of a browser is newer than the query of its first connect. The room no longer keeps all pushes since then.
     push(&mut rig, &one, 4..=4);
     let (events, _) = reopen(&mut rig, 0, &by_query, &start.unwrap());
     assert!(events.starts_with(&format!("{HEAD}{}", in_room(&one, lost))), "{events}");
@@ -96,9 +96,9 @@ fn a_stream_that_comes_back_gets_what_it_missed_of_each_room() {
     assert_eq!((lost, recovered), (1, 5));
 }
 
-/// Its first room, and the further ones. The query may name them as well, and changes nothing.
+/// This holds for the first room of the token and for the further ones. Naming them in the query too changes nothing.
 #[test]
-fn a_stream_that_comes_back_gets_what_it_missed_of_the_rooms_of_its_token() {
+fn an_event_stream_that_reconnects_recovers_the_rooms_of_its_token() {
     let (one, other) = (room_at(0), room_at(1));
     for named in ["", &format!("&rooms={one}"), &format!("&rooms={other},{one}")] {
         let mut rig = rig(3);
@@ -127,7 +127,7 @@ fn a_stream_that_comes_back_gets_what_it_missed_of_the_rooms_of_its_token() {
 }
 
 #[test]
-fn an_id_that_no_server_has_sent_is_named_and_counted() {
+fn an_unknown_last_event_id_causes_a_warning_and_is_counted() {
     let mut rig = rig(3);
     let room = room_at(0);
     let query = format!("?token=7///&rooms={room}");
@@ -144,9 +144,9 @@ fn an_id_that_no_server_has_sent_is_named_and_counted() {
     assert_eq!(rig.shards[0].counters().recoveries, [0, 0]);
 }
 
-/// A push goes to a crowd in slices. Its first members have it, and their ids say so; those of the others do not.
+/// A push goes to a crowd in slices. Only ids for members that were already offered the push include it.
 #[test]
-fn ids_have_a_push_to_a_crowd_with_those_who_were_offered_it() {
+fn event_ids_include_a_push_to_a_crowd_only_for_members_already_offered_it() {
     let rule = HistoryRule { prefix: "r".into(), pushes: 9, bytes: 1 << 20, age_ms: 60_000 };
     let limits = Limits {
         history_rules: [rule].into(),
@@ -163,7 +163,7 @@ fn ids_have_a_push_to_a_crowd_with_those_who_were_offered_it() {
     shard.handle_message(Message::PushRoom { call, room: "r".into(), push: push_of(5, b"1") });
     shard.handle_pushes(&mut Budget::slice(), |_| None);
     shard.handle_crowds().expect("a slice");
-    // One of the others gets a push of its own.
+    // A member that was not offered the push yet gets another one by its key.
     shard.handle_message(Message::DeliverConns { call, conns: vec![last], push: push_of(6, b"2") });
     shard.handle_pushes(&mut Budget::slice(), |_| None);
     let mut told = std::collections::BTreeMap::new();
@@ -179,9 +179,9 @@ fn ids_have_a_push_to_a_crowd_with_those_who_were_offered_it() {
     assert!(told[&last].0.contains("\"op\":6") && told[&last].1 == Some(before));
 }
 
-/// The limit is for a client that goes on asking.
+/// The rate limits room changes that a client requests after it has connected.
 #[test]
-fn rooms_of_a_token_and_a_query_are_no_changes_of_rooms() {
+fn rooms_of_a_token_and_a_query_do_not_count_as_room_changes() {
     let rule = HistoryRule { prefix: "r".into(), pushes: 3, bytes: 1 << 20, age_ms: 60_000 };
     let rates = ClientRates { room_changes: 1, frames: 1, ..ClientRates::default() };
     let limits = Limits { history_rules: [rule].into(), rates, ..Limits::default() };

@@ -19,7 +19,7 @@ pub(crate) fn ask(rig: &mut Rig, conn: ConnId, request: &str) -> String {
     String::from_utf8(rig.ask(conn, request.as_bytes())).unwrap()
 }
 
-/// A connection, and what it was sent for `query`.
+/// A connection that sent a request with `query`, and the answer to it.
 pub(crate) fn open(rig: &mut Rig, shard: u16, query: &str) -> (ConnId, String) {
     let conn = rig.connect(shard, Transport::WebSocket);
     let told = ask(rig, conn, &request(query, ""));
@@ -34,7 +34,7 @@ pub(crate) fn event(data: &str) -> String {
     format!("data: [{data}]\n\n")
 }
 
-/// Whatever the bounds of what clients send are.
+/// The bounds on frames of clients do not apply to the rooms of a request.
 #[test]
 fn rooms_that_a_request_may_name_are_entered() {
     let many = Limits { rooms: 1_024, head_max: 64 << 10, ..Limits::default() };
@@ -91,7 +91,7 @@ fn all_event_streams_share_an_event() {
         (0..100).map(|_| open(&mut rig, 0, "?token=0///&rooms=a").0).collect();
     let two = rig.connect(0, Transport::Tcp);
     rig.ask(two, &frame_2(op::AUTH, 1, b"1/x/a/"));
-    // Nobody's kernel takes anything, so all of it is held.
+    // No socket takes bytes, so everything is held.
     streams.iter().for_each(|&conn| rig.allow(conn, Some(0)));
     let body = vec![b'x'; 10_000];
     assert_eq!(rig.push_room("a", 5, &body).queued, 101);
@@ -102,7 +102,7 @@ fn all_event_streams_share_an_event() {
 }
 
 #[test]
-fn a_request_that_is_none_is_answered_by_a_status() {
+fn an_invalid_event_stream_request_is_answered_with_an_error_status() {
     #[track_caller]
     fn check(request: &str, status: u16, sentence: &str) {
         let limits = Limits { rooms: 2, body_max: 32, head_max: 512, ..Limits::default() };
@@ -232,7 +232,7 @@ fn a_stream_that_does_not_begin_is_refused_with_a_status() {
 }
 
 #[test]
-fn the_last_event_says_why_the_stream_ends() {
+fn the_last_event_has_the_reason_for_the_end_of_the_stream() {
     let mut rig = Rig::new(1, Limits::default());
     let (older, _) = open(&mut rig, 0, "?token=1/k//");
     let (newer, _) = open(&mut rig, 0, "?token=1/k//");
@@ -260,7 +260,7 @@ fn the_last_event_says_why_the_stream_ends() {
     assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
 }
 
-/// The client sends no heartbeats. While its kernel takes the comments, the stream lasts.
+/// The client sends no heartbeats. The stream lasts as long as its kernel takes the comments.
 #[test]
 fn comments_keep_a_stream_and_find_a_client_that_does_not_read() {
     let limits = Limits { heartbeat_ms: 60_000, ..Limits::default() };

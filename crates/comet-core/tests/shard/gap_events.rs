@@ -1,4 +1,4 @@
-//! Gaps of clients that do not speak protocol 2: event streams are told, and clients of the text form that ask for it.
+//! Gaps of clients without protocol 2: event streams get gap events, and so do text clients that accept operation 23.
 
 use comet_core::{ConnId, Limits, SlowConsumer, Transport};
 
@@ -26,9 +26,9 @@ fn gap(room: &str, first: u64, last: u64) -> String {
     format!("{{\"room\":\"{room}\",\"first\":{first},\"last\":{last}}}")
 }
 
-/// The id stays before the hole, so the next stream gets what this one lost. What came behind it comes again.
+/// The id stays before the gap, so the next stream gets the lost pushes, and those after the gap once more.
 #[test]
-fn a_stream_is_told_of_a_gap_and_gets_it_when_it_comes_back() {
+fn an_event_stream_gets_a_gap_event_and_recovers_when_it_reconnects() {
     for (policy, got, (first, last)) in [
         (SlowConsumer::DropNewest, [1, 2, 3], (4, 6)),
         // The first is in flight.
@@ -81,9 +81,9 @@ fn join_text(rig: &mut Rig, room: &str, operations: &str) -> ConnId {
     conn
 }
 
-/// Others get what they would from goim.
+/// Other text clients get no marker, as from goim.
 #[test]
-fn a_text_client_that_accepts_operation_23_is_told() {
+fn a_text_client_that_accepts_operation_23_gets_gap_markers() {
     let mut rig = rig(SlowConsumer::DropNewest);
     let room = room_at(1);
     let told = [("5,23", true), ("5", false), ("", false)].map(|(operations, is_told)| {
@@ -102,9 +102,9 @@ fn a_text_client_that_accepts_operation_23_is_told() {
     }
 }
 
-/// Without the marker the id of the next event would be behind what the mesh has dropped.
+/// Without the marker the id of the next event would be after the pushes that the mesh dropped.
 #[test]
-fn what_the_mesh_has_dropped_before_a_hand_over_is_told_to_others_after_it() {
+fn streams_and_text_clients_learn_after_a_hand_over_of_pushes_the_mesh_dropped() {
     for count in [2, 1] {
         let limits =
             Limits { mesh_backlog: 2, text: true, ..gaps::limits(SlowConsumer::DropNewest) };

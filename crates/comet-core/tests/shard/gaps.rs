@@ -40,7 +40,7 @@ pub(crate) fn offsets(all: &[Told]) -> Vec<u64> {
 }
 
 #[test]
-fn what_a_full_outbox_drops_is_told_where_it_is_missing() {
+fn a_gap_marker_stands_in_the_place_of_pushes_that_a_full_outbox_dropped() {
     for (policy, lost, got, place) in [
         (SlowConsumer::DropNewest, 4..=9, vec![1, 2, 3, 10], 3),
         // The first is in flight.
@@ -53,7 +53,7 @@ fn what_a_full_outbox_drops_is_told_where_it_is_missing() {
         for _ in 1..=9 {
             rig.push_room(&room, TELL, b"push");
         }
-        // Nothing is sent behind what is in flight, so nothing is told.
+        // Nothing is sent after the push in flight, so there is no marker yet.
         assert_eq!(rig.take(conn), []);
         rig.allow(conn, None);
         rig.push_room(&room, TELL, b"push");
@@ -66,9 +66,9 @@ fn what_a_full_outbox_drops_is_told_where_it_is_missing() {
     }
 }
 
-/// The client asks by the position that it has, and gets what it lost and what came since, each once.
+/// The client asks with its position, and gets the lost pushes and the later ones, each once.
 #[test]
-fn a_client_gets_what_it_lost_when_it_asks_again() {
+fn a_client_recovers_lost_pushes_when_it_asks_with_its_position() {
     for (policy, is_primary) in [
         (SlowConsumer::DropNewest, false),
         (SlowConsumer::DropNewest, true),
@@ -98,7 +98,7 @@ fn a_client_gets_what_it_lost_when_it_asks_again() {
         for _ in 1..=9 {
             rig.push_room(&room, TELL, b"push");
         }
-        // While its outbox is full it waits for space, and gets no live push.
+        // While its outbox is full the client waits for space, and gets no live push.
         rig.feed(conn, &join_since(&room, since(1)));
         let tally = rig.push_room(&room, TELL, b"push");
         assert_eq!(tally.matched, 0);
@@ -129,9 +129,9 @@ fn a_client_gets_what_it_lost_when_it_asks_again() {
     }
 }
 
-/// What the home forgets while a client reads the parts before it is told as lost.
+/// The home may forget pushes while the client still reads earlier parts. They are reported as a gap.
 #[test]
-fn a_part_that_the_history_has_no_more_is_a_gap() {
+fn pushes_that_the_history_no_longer_has_become_a_gap() {
     let limits =
         Limits { svr_proto: 10, outbox_bytes: 500, history_rules: rules(5), ..Limits::default() };
     let mut rig = Rig::new(2, limits);
@@ -141,7 +141,7 @@ fn a_part_that_the_history_has_no_more_is_a_gap() {
     let [Told::Joined { position: Some(start), .. }] = joined[..] else { panic!("{joined:?}") };
     rig.allow(conn, Some(0));
     (0..5).for_each(|_| _ = rig.push_room(&room, TELL, &[0; 150]));
-    // It reads two, so half of the outbox is free, and then no more.
+    // The client reads two pushes, so half of the outbox is free, and then no more.
     rig.feed(conn, &join_since(&room, Some(start)));
     rig.allow(conn, Some(400));
     (0..5).for_each(|_| _ = rig.push_room(&room, TELL, &[0; 150]));
@@ -157,9 +157,9 @@ fn a_part_that_the_history_has_no_more_is_a_gap() {
     assert_eq!(offsets(&told(&rig.take(conn))), [11]);
 }
 
-/// Of each room that lost something; and a batch has as many offsets as frames.
+/// There is one marker for each room with losses. A batch has as many offsets as frames.
 #[test]
-fn several_rooms_are_told_of_together() {
+fn gap_markers_of_several_rooms_are_sent_together() {
     let mut rig = Rig::new(2, limits(SlowConsumer::DropNewest));
     let (one, other) = (room_at(0), room_at(1));
     let (conn, handle) = member(&mut rig, &one);
@@ -197,10 +197,10 @@ fn a_marker_comes_behind_the_reply_that_tells_the_handle() {
     assert_eq!(all[4..], [gap(first, 4, 5), gap(handle, 1, 1)]);
 }
 
-/// A client that leaves is told of what is missing before pushes that it still gets; its position is before the rest. A client of
-/// protocol 1 is told nothing.
+/// A client that leaves gets the markers of gaps before pushes that it still gets. Its position is before the other losses.
+/// A client of protocol 1 gets no markers.
 #[test]
-fn who_leaves_the_room_is_told_of_holes() {
+fn a_client_that_leaves_the_room_gets_markers_of_gaps_before_its_last_push() {
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         let mut rig = Rig::new(2, limits(policy));
         let room = room_at(1);
@@ -226,9 +226,9 @@ fn who_leaves_the_room_is_told_of_holes() {
     }
 }
 
-/// A push that a newer one of the same id has replaced is not needed any more.
+/// A push that a newer one with the same id replaced is not needed any more.
 #[test]
-fn pushes_that_are_out_of_date_are_told_as_such() {
+fn gap_markers_tell_superseded_pushes_from_lost_ones() {
     let rule = CoalesceRule {
         rooms: Some("".into()),
         operations: [].into(),
@@ -262,9 +262,9 @@ fn pushes_that_are_out_of_date_are_told_as_such() {
     assert_eq!(all[15], outdated(20, 20));
 }
 
-/// The home drops it. The shard sees a hole at the next push.
+/// The home drops a push. The shard notices the missing offset at the next push.
 #[test]
-fn what_the_mesh_drops_is_a_gap_for_the_members_behind_it() {
+fn pushes_that_the_mesh_drops_become_a_gap_for_members_of_that_shard() {
     let limits = Limits { mesh_backlog: 2, ..limits(SlowConsumer::DropNewest) };
     let mut rig = Rig::new(2, limits);
     let room = room_at(1);
@@ -285,7 +285,7 @@ fn what_the_mesh_drops_is_a_gap_for_the_members_behind_it() {
 
 /// There is memory for the answer or for the history, and not for both.
 #[test]
-fn a_client_that_comes_back_is_not_taken_for_a_slow_one() {
+fn a_recovering_client_is_not_closed_as_slow_for_want_of_memory() {
     for outbox_memory in (0..1_500).step_by(25) {
         let limits = Limits { outbox_memory, ..limits(SlowConsumer::DropNewest) };
         let mut rig = Rig::new(1, limits);
@@ -297,7 +297,7 @@ fn a_client_that_comes_back_is_not_taken_for_a_slow_one() {
     }
 }
 
-/// Where the history of the room is, as a client is told that stays there.
+/// The position of the room, as told to a client that stays in it.
 fn history_position(rig: &mut Rig) -> Position {
     let (conn, _) = connect(rig, 0, "9/stays//");
     match told(&rig.ask(conn, &join_since("r", None)))[..] {
@@ -308,11 +308,11 @@ fn history_position(rig: &mut Rig) -> Position {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// To a room: so many pushes in a batch (1: no batch), of so many bytes, about a state.
+    /// A push to a room: the number of pushes in a batch (1: no batch), their bytes, and the state.
     Push(usize, u8, u16, u8),
-    /// The client reads so many bytes more.
+    /// The client reads this many more bytes.
     Read(u16),
-    /// The messages to its shard wait, or not any more.
+    /// The messages to its shard are held, or released.
     Hold(bool),
     Pass,
 }
@@ -327,7 +327,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a client has seen of a room.
+/// What one client has received of a room.
 #[derive(Default)]
 struct Seen {
     offset: u64,
@@ -335,7 +335,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// What is missing up to `offset` was told.
+    /// Missing pushes up to `offset` were reported.
     fn go_to(&mut self, offset: u64, frames: u64) {
         let is_told = |missing| self.told.iter().any(|gap| (gap.0..=gap.1).contains(&missing));
         assert!(offset >= self.offset + frames, "in order, and once");
@@ -347,7 +347,7 @@ impl Seen {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever is dropped on the way, and however slowly a client reads.
+    /// This holds for any drops on the way, and for clients that read at any speed.
     #[test]
     fn no_push_is_missing_without_a_marker_before_it(
         steps in prop::collection::vec(step(), 1..120),
@@ -379,7 +379,7 @@ proptest! {
         let mut unread = Vec::new();
         let mut pushed = [0_u64; 2];
         rig.allow(conn, Some(0));
-        // In the end it reads everything, and one more push shows what the mesh has dropped last.
+        // At the end the client reads everything. One more push shows the last drops of the mesh.
         let last = [0, 1].map(|room| Step::Push(room, 1, 0, 0));
         let end = [Step::Hold(false), Step::Pass, Step::Read(u16::MAX), Step::Pass];
         let all_read = [Step::Pass, Step::Read(u16::MAX)];

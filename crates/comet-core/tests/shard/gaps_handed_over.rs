@@ -1,4 +1,4 @@
-//! What connections have lost before a hand-over is told after it, in its place.
+//! Pushes that connections lost before a hand-over are reported after it, at the right place.
 
 use comet_core::{ConnId, Limits, SlowConsumer};
 use comet_proto::RoomHandle;
@@ -8,9 +8,9 @@ use crate::history::{TELL, Told, join_since, told};
 use crate::rig::{Rig, room_at};
 use crate::rooms::connect;
 
-/// No push follows before the hand-over, and the home knows of the one that is missing.
+/// No push follows before the hand-over. The home knows which push is missing.
 #[test]
-fn what_the_mesh_has_dropped_before_a_hand_over_is_told_after_it() {
+fn a_gap_of_pushes_the_mesh_dropped_is_reported_after_a_hand_over() {
     for count in [2, 1] {
         let limits = Limits { mesh_backlog: 2, ..limits(SlowConsumer::DropNewest) };
         let mut rig = Rig::new(2, limits);
@@ -29,8 +29,8 @@ fn what_the_mesh_has_dropped_before_a_hand_over_is_told_after_it() {
     }
 }
 
-/// A client that reads nothing has lost pushes, and is handed over. It is in the room with a handle that means another room on the other
-/// shard, and that is returned.
+/// A client that reads nothing has lost pushes before it is handed over. Its handle of the room is returned; on the other shard
+/// the same handle means another room.
 fn with_gap(policy: SlowConsumer) -> (Rig, String, ConnId, RoomHandle) {
     let mut rig = Rig::new(2, limits(policy));
     let room = room_at(1);
@@ -43,9 +43,9 @@ fn with_gap(policy: SlowConsumer) -> (Rig, String, ConnId, RoomHandle) {
     (rig, room, conn, handle)
 }
 
-/// Where two shards become one the room has another handle. What waits has the former one, and the client knows no other before it.
+/// When two shards become one the room gets another handle. Waiting pushes have the former one, the only one that the client knows.
 #[test]
-fn a_gap_before_pushes_that_wait_is_told_before_them_by_the_handle_that_they_have() {
+fn a_gap_before_waiting_pushes_is_reported_before_them_with_their_handle() {
     for count in [2, 1] {
         let (mut rig, _, conn, handle) = with_gap(SlowConsumer::DropOldest);
         let conn = rig.upgrade(count)[&conn];
@@ -57,12 +57,12 @@ fn a_gap_before_pushes_that_wait_is_told_before_them_by_the_handle_that_they_hav
 }
 
 #[test]
-fn a_gap_behind_pushes_that_wait_is_told_by_the_new_handle() {
+fn a_gap_after_waiting_pushes_is_reported_with_the_new_handle() {
     let (mut rig, _, conn, former) = with_gap(SlowConsumer::DropNewest);
     let conn = rig.upgrade(1)[&conn];
     rig.allow(conn, None);
     let all = told(&rig.take(conn));
-    // It has less than the room's home, so it is told no position: its own is where the gap begins.
+    // The client has not received all pushes of the home, so it gets no position: its own is where the gap begins.
     let [.., Told::Joined { handle, position: None, .. }, last] = &all[..] else {
         panic!("{all:?}")
     };
@@ -71,9 +71,9 @@ fn a_gap_behind_pushes_that_wait_is_told_by_the_new_handle() {
     assert_eq!((offsets(&all), last), (vec![1, 2, 3], &gap(*handle, 4, 9)));
 }
 
-/// They were not lost yet when the room got its new handle.
+/// The pushes are dropped after the room got its new handle.
 #[test]
-fn pushes_of_a_former_handle_that_are_dropped_are_told_of_by_the_new_one() {
+fn dropped_pushes_of_the_former_handle_are_reported_with_the_new_handle() {
     for count in [2, 1] {
         let (mut rig, room, conn, _) = with_gap(SlowConsumer::DropOldest);
         let conn = rig.upgrade(count)[&conn];

@@ -1,4 +1,4 @@
-//! Shards whose state other shards go on with, perhaps another number of them.
+//! Shards that hand their state over to other shards, perhaps to a different number of them.
 
 mod fixture;
 mod held;
@@ -21,7 +21,7 @@ use crate::rooms::{Seen, connect, seen};
 
 use story::Story;
 
-/// How many shards two shards are handed over to.
+/// The numbers of shards that take over from two.
 const COUNTS: [u16; 4] = [2, 1, 3, 5];
 
 /// Every client gets the same bytes, and every push is counted the same.
@@ -35,9 +35,9 @@ fn a_hand_over_amid_everything_changes_no_byte_and_no_count() {
     }
 }
 
-/// If the other process fails, the shards go on, and nothing was changed.
+/// If the other process fails, the shards go on as if nothing had happened.
 #[test]
-fn shards_whose_state_nobody_takes_over_go_on() {
+fn shards_go_on_if_the_hand_over_is_undone() {
     for sealed in [None, Some(7), Some(usize::MAX)] {
         Story::tell_undone(sealed).assert_as(&Story::tell(None), "undone");
     }
@@ -76,7 +76,7 @@ fn frames_that_are_sealed_together_stay_in_flight_together() {
     }
 }
 
-/// The driver has sealed a part of what it sends, which cannot be taken back.
+/// The driver has sealed a part of a send, which cannot be taken back.
 #[test]
 fn a_send_that_is_sealed_is_sent_once() {
     let plain = Story::tell(None);
@@ -135,7 +135,7 @@ fn a_write_deadline_is_never_early() {
     }
 }
 
-/// The former shard has not looked at them yet.
+/// The former shard has not handled these deadlines yet.
 #[test]
 fn deadlines_that_have_passed_are_due_at_once() {
     let change: [fn(&mut handed::Connection); 2] =
@@ -231,7 +231,7 @@ fn a_client_learns_a_handle_that_changes_and_the_former_one_means_nothing() {
         };
         assert_ne!(first, second);
         assert!(former.iter().all(|known| known != first_handle && known != second_handle));
-        // A request that crossed the news leaves no other room.
+        // A request with the former handle, sent before the client read the new one, leaves no room.
         let refused =
             Seen::Left { outcome: Err(RoomRefusal::NoSuchHandle), handle: former[0], sequence: 9 };
         assert_eq!(seen(&rig.ask(conn, &leave(former[0]))), [refused]);
@@ -257,7 +257,7 @@ fn a_history_is_recovered_from_the_new_process() {
             (position.unwrap(), recovered, told.len() > consumed)
         };
         let first = join(&mut rig, conn, &rooms[0], None).0;
-        // No push has come to this one before the hand-over.
+        // This room had no push before the hand-over.
         let second = join(&mut rig, conn, &rooms[1], None).0;
         rig.push_room(&rooms[0], 5, b"before");
         let renamed = rig.upgrade(count);
@@ -275,7 +275,7 @@ fn a_history_is_recovered_from_the_new_process() {
 }
 
 #[test]
-fn homes_know_what_they_knew() {
+fn homes_keep_their_directory_over_a_hand_over() {
     for count in COUNTS {
         let limits = Limits { user_memory_ms: 60_000, ..Limits::default() };
         let mut rig = Rig::new(2, limits);
@@ -313,7 +313,7 @@ fn homes_know_what_they_knew() {
     }
 }
 
-/// Only remote logic says how many members other hosts have. Without it nothing would ever replace its last words.
+/// Only remote logic reports the members of other hosts. Without it the last counts would never be replaced.
 #[test]
 fn members_on_other_hosts_are_forgotten_where_logic_is_embedded_from_then_on() {
     let remote = Logic::Remote { renew_ms: (600_000, 600_000) };
@@ -354,7 +354,7 @@ fn keys(rig: &Rig) -> Vec<String> {
 }
 
 #[test]
-fn who_has_not_authenticated_stays_behind_with_a_time_to_wait() {
+fn unauthenticated_clients_are_left_behind_and_closed_with_a_retry_after() {
     let mut rig = Rig::new(2, Limits::default());
     let stays = rig.join(0, "1/k//");
     let silent = rig.connect(0, Transport::Tcp);
@@ -383,9 +383,9 @@ fn who_has_not_authenticated_stays_behind_with_a_time_to_wait() {
     assert_eq!((counters.connections, counters.live, counters.handshakes), (1, 1, 0));
 }
 
-/// It waits for logic, which nobody can ask again.
+/// The connection waits for an answer of logic. The next process cannot ask again.
 #[test]
-fn what_is_left_behind_is_counted_as_closed_and_its_pushes_as_lost() {
+fn connections_left_behind_count_as_closed_and_their_pushes_as_lost() {
     let mut rig = Rig::with_logic(1, Limits::default(), Logic::Remote { renew_ms: (1, 1) });
     let conn = rig.connect(0, Transport::Tcp);
     rig.feed(conn, &frame(op::AUTH, 1, b"7/k//"));
@@ -407,7 +407,7 @@ fn what_is_left_behind_is_counted_as_closed_and_its_pushes_as_lost() {
 }
 
 #[test]
-fn a_shard_says_what_is_under_way() {
+fn a_shard_reports_the_obstacles_to_a_hand_over() {
     let mut rig = Rig::new(2, Limits::default());
     let conn = rig.join(0, "7/k/r/");
     assert!(rig.shards.iter().all(|shard| shard.obstacles().is_none()));
@@ -448,7 +448,7 @@ fn rooms_with_members_are_reported_to_the_new_control() {
     }
 }
 
-/// An open message and half a frame of a WebSocket are read to their end.
+/// An unfinished WebSocket message and half a frame are read to their end.
 #[test]
 fn a_message_in_pieces_is_read_on() {
     for count in COUNTS {

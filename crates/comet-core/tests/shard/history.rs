@@ -25,7 +25,7 @@ pub(crate) fn join_since(room: &str, since: Option<Position>) -> Vec<u8> {
     frame_2(op::JOIN, 5, &Join { since, room: room.as_bytes() }.encode())
 }
 
-/// What a client was sent about rooms, in short.
+/// A summary of a frame about rooms that was sent to a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Told {
     Joined {
@@ -49,7 +49,7 @@ pub(crate) fn told(bytes: &[u8]) -> Vec<Told> {
     all
 }
 
-/// The same of whole frames, and the bytes of one that is not complete.
+/// The summaries of the whole frames, and the bytes of an incomplete one.
 pub(crate) fn told_so_far(mut bytes: &[u8]) -> (Vec<Told>, &[u8]) {
     let mut all = Vec::new();
     while let Some((frame, consumed)) = decode(bytes, 1 << 20).unwrap() {
@@ -86,7 +86,7 @@ pub(crate) fn told_so_far(mut bytes: &[u8]) -> (Vec<Told>, &[u8]) {
 }
 
 #[test]
-fn a_client_that_comes_back_gets_what_it_missed_and_then_what_comes() {
+fn a_returning_client_gets_missed_pushes_and_then_live_ones() {
     let mut rig = Rig::new(2, Limits { history_rules: rules(3), ..Limits::default() });
     for room in [room_at(0), room_at(1)] {
         let (conn, _) = connect(&mut rig, 0, "7/k//");
@@ -102,7 +102,7 @@ fn a_client_that_comes_back_gets_what_it_missed_and_then_what_comes() {
         let pushes = [told_push(1, b"1"), told_push(2, b"2"), told_push(3, b"3")];
         assert_eq!(told(&rig.take(conn)), pushes);
 
-        // It knows the first one.
+        // The client knows the first push.
         let leave = |rig: &mut Rig, handle| {
             let body = Leave { handle }.encode();
             assert_eq!(told(&rig.ask(conn, &frame_2(op::LEAVE, 6, &body))), [Told::Left]);
@@ -117,7 +117,7 @@ fn a_client_that_comes_back_gets_what_it_missed_and_then_what_comes() {
         rig.push_room(&room, TELL, b"5");
         assert_eq!(told(&rig.take(conn)), [told_push(4, b"4"), told_push(5, b"5")]);
 
-        // All or nothing: the room keeps three pushes. Other epochs and later offsets are nothing as well.
+        // All missed pushes or none: the room keeps three. Other epochs and later offsets recover none either.
         let other = Position { epoch: start.epoch ^ 1, offset: 5 };
         for (since, recovered) in
             [(at(5), Some(0)), (at(0), None), (at(6), None), (Some(other), None), (None, None)]
@@ -140,10 +140,9 @@ fn a_client_that_comes_back_gets_what_it_missed_and_then_what_comes() {
     }
 }
 
-/// What an outbox has no space for follows when the client has read what was there. A push that is too long for any is none.
-/// A file with a mistake, and the one before again.
+/// A configuration without the rule is loaded, and then the one before it again.
 #[test]
-fn a_rule_that_comes_back_begins_anew() {
+fn a_history_rule_that_is_removed_and_restored_starts_a_new_history() {
     let limits = |history_rules| Limits { history_rules, ..Limits::default() };
     let mut rig = Rig::new(1, limits(rules(10)));
     let configure = |rig: &mut Rig, history_rules| {
@@ -175,7 +174,7 @@ fn a_rule_that_comes_back_begins_anew() {
 }
 
 #[test]
-fn a_recovery_that_an_outbox_does_not_take_comes_in_parts() {
+fn a_recovery_larger_than_the_outbox_is_sent_in_parts() {
     let limits = Limits { history_rules: rules(100), outbox_bytes: 500, ..Limits::default() };
     let mut rig = Rig::new(2, limits);
     let room = room_at(1);
@@ -203,7 +202,7 @@ fn a_recovery_that_an_outbox_does_not_take_comes_in_parts() {
     let back = told(&rig.ask(conn, &join_since(&room, since)));
     assert_eq!((&back[0], offsets(&back)), (&joined, (1..=10).collect()));
 
-    // A client that does not read gets no more than its outbox holds, and no live push before the rest.
+    // A client that does not read gets no more than its outbox holds, and no live push before the rest of the recovery.
     rig.ask(conn, &leave);
     rig.allow(conn, Some(0));
     rig.feed(conn, &join_since(&room, since));
@@ -213,7 +212,7 @@ fn a_recovery_that_an_outbox_does_not_take_comes_in_parts() {
     let back = told(&rig.take(conn));
     assert_eq!((&back[0], offsets(&back)), (&joined, (1..=11).collect()));
 
-    // One that leaves meanwhile leaves nothing behind.
+    // A client that leaves during a recovery leaves no state behind.
     rig.ask(conn, &leave);
     rig.allow(conn, Some(0));
     rig.feed(conn, &join_since(&room, since));
@@ -230,11 +229,11 @@ fn a_recovery_that_an_outbox_does_not_take_comes_in_parts() {
 enum Step {
     Join(usize),
     Leave(usize),
-    /// So many pushes in a batch; 1: no batch.
+    /// The number of pushes in a batch; 1: no batch.
     Push(u8),
     /// The next message of a class to the other shard.
     Deliver(u16, MessageClass),
-    /// A little of the pushes, or a slice of a crowd, of a shard.
+    /// A shard handles a few pushes, or a slice of a crowd.
     Offer(u16),
     Hangup(usize),
     Settle,
@@ -257,10 +256,10 @@ fn step() -> impl Strategy<Value = Step> {
 
 const CLIENTS: usize = 6;
 
-/// A client and what it sees of the room.
+/// A client, and what it has received of the room.
 struct Client {
     conn: ConnId,
-    /// It has asked to enter with this position, and has not read the answer.
+    /// The client asked to enter with this position, and has not read the answer.
     asked: Option<Option<Position>>,
     handle: Option<RoomHandle>,
     is_leaving: bool,
@@ -274,7 +273,7 @@ impl Client {
         Self { conn, asked: None, handle: None, is_leaving: false, position: None }
     }
 
-    /// Reads what it was sent. Each push has its offset as its body.
+    /// Reads the client's output. Each push has its offset as its body.
     fn read(&mut self, bytes: &[u8], kept: u64) {
         let mut next = self.position.map(|position| position.offset + 1);
         let mut to_recover = None;
@@ -322,7 +321,7 @@ impl Client {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// However the messages of shards, slices of crowds, windows and requests interleave.
+    /// This holds for any interleaving of shard messages, slices of crowds, windows and requests.
     #[test]
     fn history_comes_first_then_live_pushes_and_none_twice(
         steps in prop::collection::vec(step(), 1..150),
@@ -358,7 +357,7 @@ proptest! {
                     if asked.is_some() || (handle.is_some() && !*is_leaving) {
                         continue;
                     }
-                    // While it leaves it does not know yet what it gets until then.
+                    // While a leave is under way the client may still get pushes, so it does not know its position yet.
                     let since = position.filter(|_| !*is_leaving);
                     *asked = Some(since);
                     let shard = &mut rig.shards[usize::from(conn.shard.0)];

@@ -1,4 +1,4 @@
-//! What a peer must not send, and how it is closed for it.
+//! Input that a peer must not send, and the close reason for it.
 
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ fn bodies_that_their_operation_cannot_take() {
 }
 
 #[test]
-fn websocket_frames_against_the_rules() {
+fn websocket_frames_that_break_the_rules_close_the_connection() {
     let (bad, heartbeat) = (CloseReason::BadWebSocket, frame(2, 1, b""));
     let check = |bytes: Vec<u8>, detail| check_websocket(&bytes, bad, 1002, detail);
     check(plain(0x82, &heartbeat), "a client's frame is not masked");
@@ -138,7 +138,7 @@ fn a_bad_upgrade_is_answered_with_its_status() {
 }
 
 #[test]
-fn too_much_held_input_closes() {
+fn input_held_beyond_its_bound_closes_the_connection() {
     let mut rig = Rig::new(2, Limits::default());
     // The room's home does not answer, so the input of the connection that joins it is held.
     rig.held.extend([(0, 1), (1, 0)]);
@@ -176,7 +176,7 @@ fn a_full_shard_refuses_connections() {
 }
 
 #[test]
-fn a_process_out_of_memory_lets_nobody_in() {
+fn a_process_out_of_memory_accepts_no_client() {
     let mut rig = Rig::new(1, Limits::default());
     let conn = rig.join(0, "7/k//");
     let configure = |rig: &mut Rig, is_out_of_memory| {

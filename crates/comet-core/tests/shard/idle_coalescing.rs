@@ -33,7 +33,7 @@ fn heartbeats_close_after_one_another_may_wait() {
     let now = 2 * u64::from(COALESCE_AFTER_MS) + 2 * COALESCE_MS - 1;
     assert_eq!(beat(&mut rig, clients[1]), Some(Millis(now + COALESCE_MS)));
     rig.pass(COALESCE_MS);
-    // None arrived in that time: the next one does not wait, and counts as the first again.
+    // No heartbeat arrived in that time. The next one does not wait, and counts as the first again.
     assert_eq!(rig.shards[0].poll_coalesced_wait(), None);
     rig.pass(COALESCE_MS);
     assert_eq!(beat(&mut rig, clients[2]), None);

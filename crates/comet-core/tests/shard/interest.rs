@@ -14,7 +14,7 @@ fn told(rig: &mut Rig) -> Vec<(Arc<str>, bool)> {
     rig.take_reports().into_iter().filter_map(interest).collect()
 }
 
-/// The first member on any core counts, and the last.
+/// The first member on any core is reported, and the end of the last one.
 #[test]
 fn homes_report_the_first_and_the_last_member_on_the_host() {
     let mut rig = Rig::reporting_rooms(2);

@@ -28,7 +28,7 @@ fn listed(rig: &mut Rig, since: Millis) -> Vec<(Box<str>, Millis)> {
 }
 
 #[test]
-fn the_younger_of_two_hosts_keeps_the_key() {
+fn of_two_hosts_the_younger_connection_keeps_the_key() {
     let mut rig = Rig::new(2, comet_core::Limits::default());
     rig.send_all(&Message::WatchKeys);
     let key: Box<str> = key_at(1).into();
@@ -41,7 +41,7 @@ fn the_younger_of_two_hosts_keeps_the_key() {
         let keys = vec![(key.clone(), at), ("nobody".into(), Millis(u64::MAX))];
         Message::HeldElsewhere { keys, wins_ties }
     };
-    // The other is of the same millisecond, and its host has to yield: it is told.
+    // The other claim is from the same millisecond, and its host has to yield: the claim is announced.
     rig.send(ShardId(1), held(at, false));
     assert!(!rig.is_closed(conn));
     assert_eq!(claimed(&mut rig), [(key.clone(), at)]);
@@ -49,13 +49,13 @@ fn the_younger_of_two_hosts_keeps_the_key() {
     assert_eq!(rig.reason(conn), CloseReason::Replaced);
     assert_eq!(claimed(&mut rig), []);
     assert_eq!(rig.push_keys(&[&key], 5, b"").absent, 1);
-    // Another one is younger than that of the other host once more.
+    // A new connection here is younger than the one of the other host.
     let conn = rig.join(1, &token);
     rig.send(ShardId(1), held(at.after(60_000), false));
     assert_eq!(rig.reason(conn), CloseReason::Replaced);
 }
 
-/// Each host gives the same keys to users without one.
+/// Each host generates the same keys for users without one.
 #[test]
 fn keys_that_a_home_hands_out_concern_no_other_host() {
     let mut rig = Rig::new(2, comet_core::Limits::default());
@@ -79,7 +79,8 @@ fn homes_list_the_keys_that_got_an_owner_since() {
     assert_eq!(listed(&mut rig, latest.after(1)), []);
 }
 
-/// The owners are as old as before, whatever time the upgrade takes: a key that another host tells again takes the place of none that is younger.
+/// An upgrade does not change the age of owners, however long it takes. So a key that another host announces again
+/// replaces no younger owner.
 #[test]
 fn owners_keep_their_age_in_another_process() {
     for (count, had_hosts) in [(2, true), (1, true), (3, true), (2, false)] {

@@ -1,4 +1,4 @@
-//! Lists of connections: the right ones, in order, each once, in slices.
+//! Lists of connections: only matching ones, in order, each once, made in slices.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use comet_proto::op;
 
 use crate::rig::{Rig, frame};
 
-/// Each slot has an address of its own; odd ones are in TLS.
+/// Each slot has an address of its own; connections in odd slots use TLS.
 pub(crate) struct Fake;
 
 impl SocketInfo for Fake {
@@ -53,7 +53,7 @@ fn keys(page: &ConnPage) -> Vec<&str> {
 }
 
 #[test]
-fn a_filter_leaves_its_connections() {
+fn a_filter_lists_only_matching_connections() {
     let mut rig = Rig::new(1, Limits::default());
     for token in ["1/a/r/", "1/b/s/5", "2/c/r/", "2/d//"] {
         rig.join(0, token);
@@ -88,7 +88,7 @@ fn a_filter_leaves_its_connections() {
 }
 
 #[test]
-fn those_with_the_most_waiting_bytes_come_first() {
+fn connections_with_the_most_waiting_bytes_are_listed_first() {
     let mut rig = Rig::new(1, Limits::default());
     let [_, slow, slower] = ["1/a//", "1/b//", "1/c//"].map(|token| rig.join(0, token));
     rig.allow(slower, Some(0));
@@ -124,8 +124,8 @@ fn pages_have_each_connection_once() {
     }
 }
 
-/// However many connections there are, a slice looks at a bounded number, and those that come and go meanwhile
-/// change nothing for the others.
+/// A slice looks at a bounded number of connections. Connections that come and go meanwhile do not affect the others
+/// in the list.
 #[test]
 fn a_list_is_made_in_slices() {
     const COUNT: usize = 100_000;
@@ -154,7 +154,7 @@ fn a_list_is_made_in_slices() {
 }
 
 #[test]
-fn more_lists_than_a_shard_makes_are_refused() {
+fn lists_beyond_the_bound_of_a_shard_are_refused() {
     let mut rig = Rig::new(1, Limits::default());
     rig.join(0, "1/a//");
     let query = ConnQuery { limit: 1, ..ConnQuery::default() };
@@ -199,9 +199,9 @@ fn rooms_are_in_the_order_of_their_deliveries() {
     assert_eq!((rooms, top.clients), (vec![("r", 4), ("s", 1)], vec![]));
 }
 
-/// A rate has what the client sent and what it was sent; both are gone with the connection.
+/// A rate counts bytes in both directions. It ends with the connection.
 #[test]
-fn those_with_the_most_traffic_come_first() {
+fn connections_with_the_most_traffic_are_listed_first() {
     let mut rig = Rig::new(1, Limits::default());
     let [busy, loud, _] = ["1/busy//", "1/loud//", "1/calm//"].map(|token| rig.join(0, token));
     rig.pass(30_000);
@@ -226,8 +226,8 @@ fn those_with_the_most_traffic_come_first() {
     assert_eq!(busiest(&mut rig.shards[0]), ["loud".into()]);
 }
 
-/// Each of them has a frame of 26 bytes in flight, which goes on for longer than a tick, and one client is sent more than
-/// its outbox holds.
+/// Each client has a frame of 26 bytes in flight for longer than a tick, and one client is sent more than its outbox
+/// holds.
 #[test]
 fn slow_clients_are_known_by_late_and_dropped_bytes() {
     for slow_consumer in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
@@ -246,7 +246,7 @@ fn slow_clients_are_known_by_late_and_dropped_bytes() {
         let now = top(&mut rig.shards[0]);
         assert_eq!(slowest(&now), [("full", 4 * 26), ("late", 26)], "{slow_consumer:?}");
         assert_eq!(now.clients[0].conn.waiting_bytes, 2 * 26);
-        // A client that has left is not there any more.
+        // A client that has left is not listed any more.
         rig.hang_up(full);
         rig.take(fast);
         assert_eq!(slowest(&top(&mut rig.shards[0])), [("late", 26)], "{slow_consumer:?}");

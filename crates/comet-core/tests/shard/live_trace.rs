@@ -1,4 +1,4 @@
-//! Live traces: whose events they get, and that nothing is left of them when they end.
+//! Live traces: the connections whose events they get, and the removal of their state when they end.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn trace(rig: &mut Rig, subjects: impl IntoIterator<Item = Subject>) {
     }
 }
 
-/// What the live traces were told since the last call. None of it is for the trace log.
+/// The events for live traces since the last call. None of them is for the trace log.
 fn told(rig: &mut Rig) -> Vec<TraceEvent> {
     let events = rig.take_reports().into_iter().filter_map(|report| match report {
         Report::Trace(event) => Some(*event),
@@ -43,7 +43,7 @@ fn whats(rig: &mut Rig) -> Vec<TraceKind> {
     told(rig).into_iter().map(|event| event.what).collect()
 }
 
-/// The connections that something happened to, each once.
+/// The connections with events, each once.
 fn conns(rig: &mut Rig) -> Vec<ConnId> {
     let mut conns: Vec<_> = told(rig).into_iter().map(|event| event.conn).collect();
     conns.sort();
@@ -95,7 +95,7 @@ fn a_key_is_followed_from_its_registration_to_its_end() {
 #[test]
 fn each_subject_has_its_own_connections() {
     let check = |subject: Subject, expected: &[usize]| {
-        // Once where they come later, and once where they are there.
+        // The clients connect after the trace begins, and in the second round before it.
         for is_early in [true, false] {
             let mut rig = Rig::new(2, Limits::default());
             if is_early {
@@ -121,7 +121,7 @@ fn each_subject_has_its_own_connections() {
             expected.sort();
             assert_eq!(conns(&mut rig), expected, "{subject:?}, early: {is_early}");
 
-            // It ends: nothing is told, and nobody is traced.
+            // After the end of the trace no events are reported, and no connection is traced.
             trace(&mut rig, []);
             rig.push_all(5, b"x", None);
             assert_eq!(told(&mut rig), []);
@@ -162,7 +162,7 @@ fn a_room_is_followed_as_long_as_a_client_is_in_it() {
 }
 
 #[test]
-fn a_client_at_a_traced_address_is_told_of_from_its_accept_on() {
+fn a_client_at_a_traced_address_is_traced_from_its_accept() {
     let mut rig = Rig::new(1, Limits::default());
     trace(&mut rig, [Subject::Network("2001:db8::/32".parse().unwrap())]);
     let conn = rig.connect(0, Transport::Tcp);

@@ -1,4 +1,4 @@
-//! Remote logic: tokens, client messages, renewals, and what is reported about keys.
+//! Remote logic: tokens, client messages, renewals, and reports about keys.
 
 use comet_core::{
     CloseReason, ConnId, Denied, DropReason, Hangup, Limits, Logic, Message, Report, ResumeLimits,
@@ -53,7 +53,7 @@ fn the_answer_to_a_token_authenticates_the_client() {
 }
 
 #[test]
-fn a_denied_client_is_told_why_and_how_long_to_wait() {
+fn a_denied_client_gets_the_reason_and_the_retry_after() {
     let cases = [
         (CloseReason::AuthRefused, "no such user", None, 1008, "no such user", ""),
         (
@@ -95,8 +95,7 @@ fn a_denied_client_is_told_why_and_how_long_to_wait() {
     }
 }
 
-/// Whatever the order of logic's answers, of two connections with one key the one stays that sent its token
-/// later.
+/// Of two connections with one key the one that sent its token later stays, in any order of logic's answers.
 #[test]
 fn the_younger_connection_stays_if_logic_answers_the_older_one_last() {
     for (shards, wait) in [([0, 1], 1), ([1, 0], 1), ([0, 0], 0)] {
@@ -108,7 +107,7 @@ fn the_younger_connection_stays_if_logic_answers_the_older_one_last() {
             if answers_younger_first {
                 rig.admit(younger);
                 rig.admit(older);
-                // It never was authenticated.
+                // This connection was never authenticated.
                 assert_eq!(rig.take(older), frame(op::DISCONNECT_REPLY, 0, b"replaced"));
             } else {
                 rig.admit(older);
@@ -146,7 +145,7 @@ fn an_older_connection_gets_the_key_if_the_younger_one_is_gone_by_then() {
     rig.hang_up(younger);
     rig.admit(older);
     assert_eq!(rig.take(older), frame(op::AUTH_REPLY, 1, b""));
-    // Logic heard of the end of the younger one's session after it let in the older one.
+    // Logic learned of the end of the younger session after it had accepted the older connection.
     assert_eq!(key_reports(&mut rig), ["-k", "=k"]);
 }
 
@@ -160,7 +159,7 @@ fn a_long_sentence_is_cut_between_characters() {
 }
 
 #[test]
-fn logic_has_one_message_of_a_client_at_a_time_and_pushes_pass_it() {
+fn logic_gets_one_message_of_a_client_at_a_time_and_pushes_overtake_it() {
     let mut rig = rig(2);
     let key = key_at(1);
     let conn = join(&mut rig, 0, &format!("7/{key}/r/"));
@@ -212,7 +211,7 @@ fn a_client_that_waits_for_logic_has_a_last_deadline_and_may_leave() {
     assert_eq!(rig.take(waits), frame(op::DISCONNECT_REPLY, 0, b"heartbeat_timeout"));
 }
 
-/// TCP has acknowledged all that it sent. goim gives logic each of them, too.
+/// TCP has acknowledged these messages. goim passes them to logic, too.
 #[test]
 fn the_messages_of_a_client_that_has_left_come_to_logic() {
     let mut rig = rig(1);
@@ -240,7 +239,7 @@ fn the_messages_of_a_client_that_has_left_come_to_logic() {
     );
 }
 
-/// It has closed its socket with a push unread, so its kernel resets the connection.
+/// The client closes its socket while a push is unread, so its kernel resets the connection.
 #[test]
 fn a_reset_and_a_failed_send_lose_no_message_that_has_come() {
     let mut rig = rig(1);
@@ -364,7 +363,7 @@ fn a_client_that_left_before_its_answer_is_reported_as_disconnected() {
     assert!(key_reports(&mut rig).is_empty());
     assert_eq!(rig.push_keys(&["k"], 5, b"x").dropped[DropReason::Closing as usize], 0);
     assert!(!rig.is_closed(holder));
-    // The same where the shard refuses what logic gave.
+    // The same if the shard refuses the identity that logic gave.
     let refused = connect(&mut rig, 0, &format!("7/other/{}/", "r".repeat(257)));
     rig.admit(refused);
     assert_eq!(rig.reason(refused), CloseReason::AuthRefused);
@@ -391,7 +390,7 @@ fn a_claim_behind_a_disconnect_is_reported() {
     assert_eq!(rig.shards[1].counters().keys, 1);
 }
 
-/// The shard stands still between logic's answer and the claim, for longer than the key's home remembers.
+/// The shard stalls between logic's answer and the claim, for longer than the key's home remembers an end.
 #[test]
 fn a_claim_after_a_stall_is_followed_by_a_renewal() {
     let mut rig = rig(2);
@@ -403,8 +402,8 @@ fn a_claim_after_a_stall_is_followed_by_a_renewal() {
     assert_eq!(key_reports(&mut rig), [format!("+{key}")]);
 }
 
-/// Two clients with one key claim it late, and have hung up before they learn of it. The younger one leaves a parked session. Logic
-/// has to know that, and the key's home may have forgotten that it told of an end meanwhile.
+/// Two clients with one key claim it late, and hang up before they get the answer. The younger one leaves a parked session.
+/// Logic must learn of the session, though the key's home may have forgotten that it reported an end meanwhile.
 #[test]
 fn a_late_claim_whose_client_is_gone_is_followed_by_a_renewal() {
     let resume = ResumeLimits { window_ms: 30_000, for_all: true, ..ResumeLimits::default() };
@@ -426,7 +425,7 @@ fn a_late_claim_whose_client_is_gone_is_followed_by_a_renewal() {
     assert_eq!(key_reports(&mut rig).last(), Some(&format!("+{key}")));
 }
 
-/// Logic may let the next client in before control learns of the end and passes it on.
+/// Logic may accept the next client before control receives the end and passes it on.
 #[test]
 fn an_end_that_waits_for_control_is_remembered_for_longer() {
     let limits = Limits { key_memory_ms: 1_000, ..Limits::default() };
@@ -448,7 +447,7 @@ fn an_end_that_waits_for_control_is_remembered_for_longer() {
     }
 }
 
-/// Only logic needs to hear that a key is held again. A process without it may go on with the keys of one that asked it.
+/// Only remote logic needs a report that a key is held again. A process without it may take over from one that used it.
 #[test]
 fn a_process_without_logic_reports_no_key_of_its_former_one() {
     let remote = Logic::Remote { renew_ms: (1_000, 3_000) };

@@ -1,4 +1,4 @@
-//! The shard from outside: bytes and messages go in; bytes, tallies and close reasons come out.
+//! The shard from outside: bytes and messages go in, and bytes, tallies and close reasons come out.
 
 mod backlog;
 mod bounds;

@@ -1,4 +1,4 @@
-//! Sessions that outlast their connections, and what is pushed to them meanwhile.
+//! Sessions that outlast their connections, and the pushes to them meanwhile.
 
 mod attacks;
 mod bounds;
@@ -38,7 +38,7 @@ fn request(token: &str) -> Vec<u8> {
     [frame_2(op::KEEP, 0, &[1]), frame_2(op::AUTH, 1, token.as_bytes())].concat()
 }
 
-/// A client on `shard` that asks to keep its session: the connection, what its operation 8 says, and the bytes behind that.
+/// A client on `shard` that asks to keep its session: the connection, the content of its operation 8, and the bytes after it.
 fn join(rig: &mut Rig, shard: u16, token: &str) -> (ConnId, Option<KeptSession>, Vec<u8>) {
     let conn = rig.connect(shard, Transport::Tcp);
     rig.feed(conn, &request(token));
@@ -73,7 +73,7 @@ fn a_goodbye_that_waits_behind_a_message_ends_the_session() {
     assert_eq!(rig.push_keys(&["k"], PUSH, b"x"), Tally { absent: 1, ..Tally::default() });
 }
 
-/// They would go to a socket that nobody reads.
+/// Otherwise the pushes would be sent to a socket that nobody reads.
 #[test]
 fn pushes_to_a_client_that_has_left_are_parked_while_its_messages_are_read() {
     let mut rig = Rig::with_logic(1, limits(), Logic::Remote { renew_ms: (1_000, 3_000) });
@@ -94,7 +94,7 @@ fn pushes_to_a_client_that_has_left_are_parked_while_its_messages_are_read() {
     assert_eq!((kept, rest), (resumed(2), [frame(PUSH, 0, b"x"), frame(PUSH, 0, b"y")].concat()));
 }
 
-/// It has left before, whatever closes its connection.
+/// The client left first, whatever closes its connection afterwards.
 #[test]
 fn the_session_of_a_client_that_has_left_outlasts_a_close_by_the_server() {
     let limits = Limits { outbox_bytes: 4_096, slow_consumer: SlowConsumer::Close, ..limits() };
@@ -129,7 +129,7 @@ fn parked(sessions: u64) -> Tally {
     Tally { parked: sessions, ..Tally::default() }
 }
 
-/// The sums over all shards balance.
+/// Checks that the ledgers of all shards together balance.
 fn check_books(rig: &Rig) {
     let counters: Vec<_> = rig.shards.iter().map(comet_core::Shard::counters).collect();
     let sum = |of: fn(&comet_core::Counters) -> u64| counters.iter().map(of).sum::<u64>();
@@ -142,7 +142,7 @@ fn check_books(rig: &Rig) {
 }
 
 #[test]
-fn a_key_that_comes_back_on_any_shard_gets_what_it_was_pushed_in_order() {
+fn a_key_that_reconnects_to_any_shard_gets_its_parked_pushes_in_order() {
     for (from, to) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let mut rig = with(|_| {});
         let (conn, kept, _) = join(&mut rig, from, TOKEN);
@@ -179,12 +179,12 @@ fn a_session_ends_with_its_window() {
 }
 
 #[test]
-fn nothing_is_parked_for_who_has_not_asked_or_where_it_is_off() {
+fn nothing_is_parked_for_a_client_that_did_not_ask_or_if_parking_is_off() {
     for (limits, request) in [
         (Limits::default(), request(TOKEN)),
         (limits(), frame_2(op::AUTH, 1, TOKEN.as_bytes())),
         (limits(), [frame(op::KEEP, 0, &[1]), frame(op::AUTH, 1, TOKEN.as_bytes())].concat()),
-        // The server gives it a key, and the next time another one.
+        // The server generates a key for this client, and another one for its next connection.
         (limits(), [frame_2(op::KEEP, 0, &[1]), frame_2(op::AUTH, 1, b"7///")].concat()),
     ] {
         let mut rig = Rig::new(2, limits);
@@ -212,7 +212,7 @@ fn sessions_of_all_clients_are_kept_where_configured() {
 }
 
 #[test]
-fn a_goodbye_and_what_the_server_closes_end_a_session() {
+fn a_goodbye_or_a_close_by_the_server_ends_a_kept_session() {
     type End = fn(&mut Rig, ConnId);
     let ends: [(End, CloseReason); 4] = [
         (
@@ -267,7 +267,7 @@ fn a_page_that_is_loaded_again_keeps_its_session_and_one_that_says_goodbye_does_
 }
 
 #[test]
-fn what_the_kernel_has_not_taken_is_parked_in_front() {
+fn pushes_that_the_kernel_has_not_taken_are_parked_before_later_ones() {
     for is_silent in [false, true] {
         let mut rig = with(|_| {});
         let (conn, ..) = join(&mut rig, 0, TOKEN);
@@ -284,7 +284,7 @@ fn what_the_kernel_has_not_taken_is_parked_in_front() {
             rig.end(conn, Hangup::Cut(104));
         }
         assert_eq!(rig.push_keys(&["k"], PUSH, b"4"), parked(1));
-        // The second one was cut, so the client cannot have read it.
+        // The second push was cut off, so the client cannot have read it.
         assert_eq!(rig.take(conn).len(), first + 5);
         let (_, kept, rest) = join(&mut rig, 1, TOKEN);
         assert_eq!((kept, rest), (resumed(3), pushes(&["2", "3", "4"])), "{is_silent}");
@@ -294,9 +294,9 @@ fn what_the_kernel_has_not_taken_is_parked_in_front() {
     }
 }
 
-/// An operator takes a mistake back. What was pushed meanwhile is not lost without a word.
+/// An operator reverts a mistake. Pushes that arrived meanwhile are not lost unnoticed.
 #[test]
-fn what_waits_while_parking_is_off_is_parked_once_it_is_on_again() {
+fn pushes_that_wait_while_parking_is_off_are_parked_once_it_is_on_again() {
     for is_upgraded in [false, true] {
         let mut rig = with(|_| {});
         let (mut conn, ..) = join(&mut rig, 0, TOKEN);
@@ -344,7 +344,7 @@ fn a_client_is_not_promised_pushes_that_its_new_connection_may_filter() {
     let (old, ..) = join(&mut rig, owner, TOKEN);
     rig.allow(old, Some(0));
     assert_eq!(rig.push_keys(&["k"], PUSH, b"1").queued, 1);
-    // What the old connection accepts is not known at the home until its shard has answered.
+    // The home does not know which operations the old connection accepts until its shard has answered.
     rig.held.insert((home, owner));
     let new = rig.connect(owner, Transport::Tcp);
     rig.feed(new, &request("7/k//2000"));
@@ -405,7 +405,7 @@ fn pushes_between_the_answer_and_its_room_wait_for_the_answer() {
 }
 
 #[test]
-fn a_client_that_leaves_before_its_answer_leaves_the_session_as_it_was() {
+fn a_client_that_leaves_before_its_answer_does_not_change_the_session() {
     let home = home_of_key("k", 2).0;
     let other = 1 - home;
     let mut rig = with(|_| {});
@@ -524,7 +524,7 @@ fn a_user_with_many_kept_sessions_has_a_tally_for_each() {
     let tally = rig.push_user(7, PUSH, b"1");
     assert_eq!((tally.queued, tally.parked, tally.matched, tally.absent), (16, 5, 16, 0));
     assert_eq!(rig.take(plain), pushes(&["1"]));
-    // What is announced comes, and no more.
+    // The announced pushes arrive, and no others.
     let mut missing = 0;
     for report in rig.take_reports() {
         match report {

@@ -1,4 +1,4 @@
-//! Positions of rooms that a client enters in another way than by operation 18, and the recovery that they allow.
+//! Positions of rooms that a client enters without operation 18, and recovery from these positions.
 
 use comet_core::{ConnId, Limits, Message, Push, RoomOrder, Transport};
 use comet_proto::{JoinReply, Position, decode, op};
@@ -10,7 +10,7 @@ fn rig() -> Rig {
     Rig::new(2, Limits { history_rules: rules(100), ..Limits::default() })
 }
 
-/// A client of protocol 2 on shard 0, and what it was sent about rooms behind operation 8. It sends `behind` with its token.
+/// A client of protocol 2 on shard 0, and the frames about rooms that it got after operation 8. It sends `behind` with its token.
 fn connect(rig: &mut Rig, token: &str, behind: &[u8]) -> (ConnId, Vec<Told>) {
     let conn = rig.connect(0, Transport::Tcp);
     let request = [&frame_2(op::AUTH, 1, token.as_bytes())[..], behind].concat();
@@ -20,7 +20,7 @@ fn connect(rig: &mut Rig, token: &str, behind: &[u8]) -> (ConnId, Vec<Told>) {
     (conn, told(&bytes[consumed..]))
 }
 
-/// The only room that is told, with its position.
+/// The only room in the frames, with its position.
 fn entered(all: &[Told]) -> (comet_proto::RoomHandle, Position) {
     let [Told::Joined { handle, position: Some(position), recovered: None }] = all[..] else {
         panic!("{all:?}")
@@ -36,7 +36,7 @@ fn offsets(all: &[Told]) -> Vec<u64> {
     all.iter().filter_map(offset).collect()
 }
 
-/// Whichever shard is the room's home, and whether or not others have brought the room to the client's shard.
+/// The home may be either shard, and the client's shard may know the room already from another member.
 #[test]
 fn the_room_of_a_token_is_recovered() {
     for (room, is_known) in [(room_at(0), false), (room_at(1), false), (room_at(1), true)] {
@@ -53,7 +53,7 @@ fn the_room_of_a_token_is_recovered() {
         rig.hang_up(conn);
         (2..=4).for_each(|_| _ = rig.push_room(&room, TELL, b"missed"));
 
-        // Its first request comes with the token. What it is told first is where the room is now.
+        // The first request arrives with the token. The first answer is the present position of the room.
         let since = Position { offset: 1, ..start };
         let (conn, all) = connect(&mut rig, &token, &join_since(&room, Some(since)));
         let now = Some(Position { offset: 4, ..start });
@@ -70,7 +70,7 @@ fn the_room_of_a_token_is_recovered() {
     }
 }
 
-/// The rooms that the token names beside the first are entered unasked, and may be asked for meanwhile.
+/// The further rooms of a token are entered without a request. The client may request them meanwhile.
 #[test]
 fn further_rooms_of_a_token_are_recovered_once() {
     for home in [0, 1] {
@@ -116,9 +116,9 @@ fn a_change_of_the_room_tells_the_position_and_allows_a_recovery() {
     let all = told(&rig.ask(conn, &join_since(&one, Some(start))));
     let [Told::Joined { recovered: Some(2), .. }, ..] = all[..] else { panic!("{all:?}") };
     assert_eq!(offsets(&all), [1, 2]);
-    // It is there already, and may not have read all that waits. So its position is its own.
+    // The client is in the room already, and may have unread pushes. So the server tells it no position.
     assert_eq!(change(&mut rig, &one), None);
-    // The same where it is by operation 18.
+    // The same for a room that it entered by operation 18.
     rig.ask(conn, &join_since(&other, None));
     assert_eq!(change(&mut rig, &other), None);
 }
@@ -143,7 +143,7 @@ fn rooms_by_order_of_a_caller_have_a_position() {
     }
 }
 
-/// Neither the home nor other members notice it.
+/// The answer needs no message to the home, and other members do not notice the request.
 #[test]
 fn a_member_that_has_all_is_answered_at_once() {
     let mut rig = rig();

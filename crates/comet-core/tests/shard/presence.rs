@@ -14,7 +14,7 @@ fn limits(names: u32) -> Limits {
     Limits { presence_rules: [rule].into(), ..Limits::default() }
 }
 
-/// What the members are told. `who` is as in JSON.
+/// The push to the members. `who` is JSON.
 fn told(
     room: &str,
     members: u32,
@@ -36,7 +36,7 @@ fn the_changes_of_a_window_are_one_push_to_all_members() {
     rig.pass(WINDOW_MS);
     let named = |key: &str| format!(r#"{{"mid":7,"key":"{key}"}}"#);
     assert_eq!(rig.take(first), told(&room, 1, (1, &named("a")), (0, "")));
-    // One that comes and goes counts as neither.
+    // A client that enters and leaves within the window counts as neither.
     let brief = join(&mut rig, 1, "d");
     rig.hang_up(brief);
     let (b, c) = (join(&mut rig, 1, "b"), join(&mut rig, 0, "c"));
@@ -50,14 +50,14 @@ fn the_changes_of_a_window_are_one_push_to_all_members() {
     assert_eq!(rig.take(first), b"");
     rig.pass(WINDOW_MS);
     assert_eq!(rig.take(first), told(&room, 2, (0, ""), (1, &named("b"))));
-    // More than a push names are counted.
+    // Clients beyond the number of names in a push are only counted.
     let more: Vec<ConnId> = ["e", "f", "g"].map(|key| join(&mut rig, 1, key)).into();
     rig.pass(WINDOW_MS);
     let two = format!("{},{}", named("e"), named("f"));
     assert_eq!(rig.take(more[2]), told(&room, 5, (3, &two), (0, "")));
     let counters = rig.shards[1].counters();
     assert_eq!((counters.presence_pushes, counters.presence_changes), (4, 7));
-    // Nobody called for these pushes, so nobody is told what became of them.
+    // These pushes have no caller, so their results are reported to none.
     let is_tally =
         |report: &Report| matches!(report, Report::Tally { .. } | Report::PartialTally { .. });
     assert!(!rig.take_reports().iter().any(is_tally));
@@ -69,7 +69,7 @@ fn the_changes_of_a_window_are_one_push_to_all_members() {
 }
 
 #[test]
-fn rooms_without_a_rule_and_those_that_keep_a_history() {
+fn presence_needs_a_rule_and_works_in_rooms_with_a_history() {
     let rule = HistoryRule { prefix: "r".into(), pushes: 9, bytes: 1 << 20, age_ms: 60_000 };
     let mut rig = Rig::new(1, Limits { history_rules: [rule].into(), ..limits(1) });
     let plain = rig.join(0, "7/a/plain/");

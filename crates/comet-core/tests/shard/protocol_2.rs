@@ -1,4 +1,4 @@
-//! Protocol 2: who asks for it is told that the server speaks it. For everybody else nothing changes.
+//! Protocol 2: a client that asks for it learns that the server speaks it. For other clients nothing changes.
 
 use comet_core::{CloseReason, Denied, Identity, Limits, Logic, Message, Transport};
 use comet_proto::{AuthReply, JoinReply, RoomHandle, decode, op};
@@ -12,7 +12,7 @@ fn welcome(heartbeat_ms: u32, expires_in_ms: Option<u32>) -> Vec<u8> {
 }
 
 #[test]
-fn the_reply_to_a_token_says_what_the_client_may_rely_on() {
+fn the_auth_reply_of_protocol_2_has_the_heartbeat_interval_and_the_room() {
     let mut rig = Rig::new(2, Limits { heartbeat_ms: 300_000, ..Limits::default() });
     let room = frame_2(op::JOIN_REPLY, 0, &JoinReply::primary(RoomHandle(0), b"r").encode());
     // The room of the last one is known to its shard already.
@@ -32,7 +32,7 @@ fn the_reply_to_a_token_says_what_the_client_may_rely_on() {
 }
 
 #[test]
-fn the_reply_names_the_times_that_logic_gave() {
+fn the_auth_reply_has_the_heartbeat_and_expiry_times_that_logic_gave() {
     let logic = Logic::Remote { renew_ms: (60_000, 60_000) };
     let mut rig = Rig::with_logic(1, Limits::default(), logic);
     for (expires_in_ms, said) in [
@@ -59,7 +59,7 @@ fn content(mut bytes: &[u8]) -> Vec<(i32, i32, Vec<u8>)> {
     frames
 }
 
-/// Also an operation 8 of the client's own, which is a message for logic in both protocols.
+/// An operation 8 from the client is a message for logic in both protocols.
 #[test]
 fn any_other_version_is_protocol_1() {
     let requests = [(2, 2, &b""[..]), (12, 3, b"q"), (14, 4, b"5"), (8, 5, b"m"), (7, 6, b"t")];
@@ -79,11 +79,11 @@ fn any_other_version_is_protocol_1() {
     for version in [0, 3, 0x0102, 0x0200, u16::MAX] {
         assert_eq!(content(&converse(version)), expected, "{version}");
     }
-    // Two rooms are told of before it.
+    // Two frames about rooms come before it.
     assert_eq!(content(&converse(2))[6], (8, 5, Vec::new()));
 }
 
-/// The end of a connection that breaks the rules: what comes behind the reply to its token.
+/// The bytes after the auth reply, on a connection that is closed because it breaks the rules.
 fn end(rig: &mut Rig, transport: Transport, auth: &[u8], last: &[u8]) -> Vec<u8> {
     let conn = rig.connect(0, transport);
     let wrap = |bytes: &[u8]| match transport {
@@ -101,7 +101,7 @@ fn end(rig: &mut Rig, transport: Transport, auth: &[u8], last: &[u8]) -> Vec<u8>
 }
 
 #[test]
-fn only_protocol_2_has_an_operation_6_unless_it_is_wanted() {
+fn only_protocol_2_gets_close_notices_unless_they_are_configured() {
     let sentence = b"operation 9 is the server's";
     let goodbye = frame(op::DISCONNECT_REPLY, 0, sentence);
     let close = plain(0x88, &[b"\x03\xearaw_from_client: ", &sentence[..]].concat());
@@ -124,9 +124,9 @@ fn only_protocol_2_has_an_operation_6_unless_it_is_wanted() {
     }
 }
 
-/// Also the refusal of its token, which the connection is known by only then.
+/// A client whose token is refused gets the close notice too, though its protocol is known only from that token.
 #[test]
-fn a_refused_client_of_protocol_2_is_told_so() {
+fn a_refused_client_of_protocol_2_gets_a_reply_of_protocol_2() {
     let mut rig = Rig::without_goodbye(1);
     for (auth, told) in [
         (frame(op::AUTH, 1, b"no"), Vec::new()),
@@ -140,7 +140,7 @@ fn a_refused_client_of_protocol_2_is_told_so() {
 
 /// The text has 123 bytes at most: the detail is cut, between characters, and the time to wait is whole.
 #[test]
-fn the_text_of_a_close_frame_has_the_time_to_wait_whatever_else_it_says() {
+fn the_retry_after_in_a_close_frame_is_never_cut() {
     let logic = Logic::Remote { renew_ms: (60_000, 60_000) };
     let mut rig = Rig::with_logic(1, Limits::default(), logic);
     for (reason, label) in [

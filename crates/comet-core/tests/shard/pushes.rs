@@ -88,7 +88,7 @@ fn drop_oldest_always_takes_the_newest() {
 }
 
 #[test]
-fn nothing_overtakes_the_reply_to_the_token() {
+fn no_push_overtakes_the_auth_reply() {
     let mut rig = Rig::new(2, Limits::default());
     let room = room_at(1);
     let conn = rig.connect(0, Transport::Tcp);
@@ -191,7 +191,7 @@ fn a_kick_reaches_a_client_that_is_being_registered() {
 }
 
 #[test]
-fn a_kick_of_a_large_room_leaves_nobody_out() {
+fn a_kick_of_a_large_room_closes_all_members() {
     let mut rig = Rig::new(1, Limits::default());
     for user in 0..2_000 {
         rig.join(0, &format!("{user}//r/"));

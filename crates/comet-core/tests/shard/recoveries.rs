@@ -1,4 +1,5 @@
-//! Many clients that come back to a room at once, each with another position: what they missed is in memory a little at a time.
+//! Many clients that come back to a room at once, each with another position: only a bounded part of their missed pushes is in
+//! memory at a time.
 
 use comet_core::{
     Budget, CloseReason, Limits, Message, MessageClass, PresenceRule, ShardId, Transport,
@@ -12,7 +13,7 @@ use crate::rooms::connect;
 const CLIENTS: u64 = 100;
 const PUSHES: u64 = 30;
 
-/// On two shards, whose second one is the home of the room.
+/// Two shards; the second one is the home of the room.
 fn rig(limits: Limits) -> (Rig, String, Position) {
     let mut rig = Rig::new(2, Limits { history_rules: rules(100), ..limits });
     let room = room_at(1);
@@ -27,7 +28,7 @@ fn rig(limits: Limits) -> (Rig, String, Position) {
 }
 
 #[test]
-fn what_many_clients_missed_is_on_its_way_a_little_at_a_time() {
+fn the_memory_of_recoveries_of_many_clients_is_bounded() {
     let limits = Limits { outbox_bytes: 8_000, recovery_memory: 20_000, ..Limits::default() };
     let (mut rig, room, start) = rig(limits);
     (0..PUSHES).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 100]));
@@ -36,14 +37,14 @@ fn what_many_clients_missed_is_on_its_way_a_little_at_a_time() {
         .collect();
     let since = |number: u64| Position { offset: number % PUSHES, ..start };
 
-    // The home answers two of them, and then the next ones.
+    // The home answers two of the clients, and then the next ones.
     rig.held.insert((1, 0));
     for (number, &conn) in (0..).zip(&clients) {
         rig.feed(conn, &join_since(&room, Some(since(number))));
     }
     let answers = std::iter::from_fn(|| rig.shards[1].poll_message(ShardId(0), MessageClass::Push));
     let answers: Vec<Message> = answers.collect();
-    // The position of the room is another one.
+    // The answer with the position of the room is one more.
     let for_clients = answers.iter().filter(|answer| answer.push_bytes() > 0).count();
     assert_eq!(for_clients, 2);
     answers.into_iter().for_each(|answer| rig.shards[0].handle_message(answer));
@@ -51,7 +52,7 @@ fn what_many_clients_missed_is_on_its_way_a_little_at_a_time() {
     assert!((3_000..16_000).contains(&bytes), "{bytes}");
     assert_eq!(rig.shards[0].counters().recoveries_delayed, CLIENTS - 2);
 
-    // Some close while they wait, or while the home answers.
+    // Some clients close while they wait, or while the home answers.
     rig.run();
     clients[..10].iter().for_each(|&conn| rig.hang_up(conn));
     rig.held.clear();
@@ -75,9 +76,9 @@ fn what_many_clients_missed_is_on_its_way_a_little_at_a_time() {
     assert!(rig.shards.iter().all(|shard| shard.home_rooms().is_empty()));
 }
 
-/// A megabyte takes the better part of a millisecond to encode.
+/// Encoding a megabyte takes most of a millisecond.
 #[test]
-fn a_home_answers_as_many_as_a_turn_has_time_for() {
+fn the_recoveries_that_a_home_answers_in_a_turn_are_bounded() {
     let (mut rig, room, start) = rig(Limits::default());
     (0..90).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 10_000]));
     let clients: Vec<_> =
@@ -98,7 +99,7 @@ fn a_home_answers_as_many_as_a_turn_has_time_for() {
     assert!(!rig.shards[1].has_work());
 }
 
-/// Its heartbeats wait with the rest of its input until it has all. That it reads shows that it is there.
+/// The client's heartbeats wait with the rest of its input until the recovery is complete. Its reads show that it is alive.
 #[test]
 fn a_client_that_reads_slowly_while_it_catches_up_is_not_closed() {
     const HEARTBEAT_MS: u32 = 1_000;
@@ -116,14 +117,14 @@ fn a_client_that_reads_slowly_while_it_catches_up_is_not_closed() {
         bytes.extend(rig.take(conn));
     }
     assert!(!rig.is_closed(conn));
-    // One that reads nothing more does not stay for long.
+    // A client that stops reading is closed soon.
     rig.pass(3 * u64::from(HEARTBEAT_MS));
     assert_eq!(rig.reason(conn), CloseReason::HeartbeatTimeout);
     let (all, _) = told_so_far(&bytes);
     assert!((3..PUSHES as usize).contains(&all.len()), "{}", all.len());
 }
 
-/// In each state of the recovery: it waits for memory, the home is to answer, the client has a part and is to read it.
+/// In each state of the recovery: it waits for memory, it waits for the home, or the client has not read a part yet.
 #[test]
 fn messages_behind_a_join_are_read_though_the_client_leaves_while_it_catches_up() {
     let limits = Limits { outbox_bytes: 500, recovery_memory: 600, ..Limits::default() };
@@ -156,7 +157,7 @@ fn messages_behind_a_join_are_read_though_the_client_leaves_while_it_catches_up(
     assert!(rig.shards.iter().all(|shard| shard.home_rooms().is_empty()));
 }
 
-/// So many that a call for each inside that for the one before would exhaust the stack.
+/// Nested calls for so many joins would exhaust the stack.
 #[test]
 fn many_joins_are_read_though_the_client_leaves_while_it_catches_up() {
     const JOINS: usize = 20_000;
@@ -173,7 +174,7 @@ fn many_joins_are_read_though_the_client_leaves_while_it_catches_up() {
     assert_eq!(rig.shards[0].counters().received, 1);
 }
 
-/// Whichever step of the turn comes first: the home tells who has entered, and answers a client of its own shard.
+/// The home reports entered members, and answers a client of its own shard. Either may come first in the turn.
 #[test]
 fn a_push_of_the_home_itself_comes_behind_an_answer_that_it_follows() {
     const WINDOW_MS: u64 = 1_000;
@@ -187,7 +188,7 @@ fn a_push_of_the_home_itself_comes_behind_an_answer_that_it_follows() {
         rig.pass(2 * WINDOW_MS);
         rig.take(other);
         let (conn, _) = connect(&mut rig, 1, "7/k//");
-        // Someone enters, of whom the members are told when the window is over.
+        // A client enters. The members are told at the end of the window.
         rig.join(1, &format!("9/third/{room}/"));
         (0..former_steps).for_each(|_| rig.shards[1].handle_deadlines(&mut Budget::new(0)));
         let shard = &mut rig.shards[1];

@@ -1,5 +1,5 @@
-//! Many clients whose outboxes are full now and then: each gets every push of its room, in order and once, by asking for what a gap
-//! marker names.
+//! Many clients whose outboxes are full now and then: each asks for the pushes that a gap marker names, and so gets every push of
+//! its room, in order and once.
 
 use comet_core::{ConnId, Limits, SlowConsumer};
 use comet_proto::Position;
@@ -8,12 +8,12 @@ use crate::history::{TELL, Told, join_since, rules, told_so_far};
 use crate::rig::{Rig, room_at};
 use crate::rooms::connect;
 
-/// A client that repairs.
+/// A client that asks for the pushes of each gap marker.
 struct Client {
     conn: ConnId,
     position: Position,
     unread: Vec<u8>,
-    /// It has asked with its position, and ignores pushes until the answer.
+    /// The client has asked with its position, and ignores pushes until the answer.
     is_asking: bool,
     repairs: u32,
 }
@@ -27,7 +27,7 @@ impl Client {
         Self { conn, position, unread: Vec::new(), is_asking: false, repairs: 0 }
     }
 
-    /// Reads what has come, and asks for what is missing.
+    /// Reads the received frames, and asks for missing pushes.
     fn read(&mut self, rig: &mut Rig, room: &str) {
         self.unread.extend(rig.take(self.conn));
         let (all, rest) = told_so_far(&self.unread);
@@ -59,7 +59,7 @@ impl Client {
 }
 
 #[test]
-fn what_full_outboxes_drop_is_repaired_in_order_and_once() {
+fn pushes_dropped_by_full_outboxes_are_recovered_in_order_and_once() {
     const CLIENTS: u16 = 20;
     const PUSHES: u64 = 300;
     for slow_consumer in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
@@ -69,7 +69,7 @@ fn what_full_outboxes_drop_is_repaired_in_order_and_once() {
         let room = room_at(1);
         let mut clients: Vec<Client> =
             (0..CLIENTS).map(|number| Client::new(&mut rig, number, &room)).collect();
-        // The same numbers each time.
+        // The numbers are the same in each run.
         let mut state = 7_u64;
         let mut random = move |below: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -78,7 +78,7 @@ fn what_full_outboxes_drop_is_repaired_in_order_and_once() {
         for offset in 1..=PUSHES {
             rig.push_room(&room, TELL, offset.to_string().as_bytes());
             for client in &mut clients {
-                // Most read; some stop for a while, and some take a part of a frame.
+                // Most clients read. Some stop for a while, and some take only a part of a frame.
                 let window = match random(20) {
                     0 => Some(0),
                     1 => Some(random(200) as usize),
@@ -106,7 +106,7 @@ fn what_full_outboxes_drop_is_repaired_in_order_and_once() {
         let offered: u64 = counters().map(|counted| counted.deliveries.matched).sum();
         let repaired: u64 = counters().map(|counted| counted.repaired).sum();
         assert!(lost * 10 >= offered, "{lost} of {offered}: a tenth and more");
-        // Some that were lost had come by an earlier answer already.
+        // An earlier answer already contained some of the lost pushes.
         assert!(repaired > lost / 2, "{slow_consumer:?}: {repaired} of {lost}");
         assert!(clients.iter().all(|client| client.repairs > 0));
         assert_eq!(counters().map(|counted| counted.recoveries[0]).sum::<u64>(), 0);

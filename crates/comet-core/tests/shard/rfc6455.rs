@@ -15,13 +15,13 @@ const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
 const FIN: u8 = 0x80;
 
-/// What is left of the connection after a case.
+/// The state of the connection after a case.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum End {
     Open,
     /// Closed by the client's close frame.
     Returned,
-    /// Closed for what the client did, with this code.
+    /// Closed with this code, because the client broke the rules.
     Fault(u16),
 }
 

@@ -26,7 +26,7 @@ pub(crate) const UPGRADE: &[u8] = b"GET /sub HTTP/1.1\r\nHost: h\r\nConnection: 
 struct Wire {
     output: Vec<u8>,
     in_flight: Option<Vec<u8>>,
-    /// How many more bytes it takes; `None`: any number.
+    /// How many more bytes the socket takes; `None`: any number.
     window: Option<usize>,
     shut: Option<SocketShutdown>,
 }
@@ -36,9 +36,9 @@ pub(crate) struct Rig {
     pub(crate) reports: Vec<Report>,
     /// Pairs of shards between which messages stay in their queue.
     pub(crate) held: BTreeSet<(u16, u16)>,
-    /// Shards read nothing of what clients send, and neither do those of the next process.
+    /// Shards read no input of clients, and neither do those of the next process.
     holds_input: bool,
-    /// Of clients that have one.
+    /// Addresses of the clients that have one.
     pub(crate) addresses: BTreeMap<ConnId, IpAddr>,
     now: u64,
     settings: Settings,
@@ -46,7 +46,7 @@ pub(crate) struct Rig {
     closed: BTreeMap<ConnId, ClosedEvent>,
     last_call: u64,
     pub(crate) callers: CallerWires,
-    /// In a hand-over each driver keeps so many bytes of each send sealed; `None`: it takes all sends back.
+    /// In a hand-over each driver keeps this many bytes of each send sealed; `None`: it takes all sends back.
     pub(crate) sealed: Option<usize>,
 }
 
@@ -55,7 +55,7 @@ impl Rig {
         Self::with_logic(shards, limits, Logic::Embedded)
     }
 
-    /// Its clients speak protocol 1 and get the close notice all the same, so tests see it on both transports.
+    /// Clients speak protocol 1 and get the close notice nevertheless, so tests see it on both transports.
     pub(crate) fn with_logic(shards: u16, limits: Limits, logic: Logic) -> Self {
         Self::start(shards, Limits { goodbye: true, ..limits }, logic, false)
     }
@@ -70,7 +70,7 @@ impl Rig {
         Self::start(shards, Limits::default(), Logic::Embedded, false)
     }
 
-    /// Its homes report the rooms with members on this host.
+    /// Homes report the rooms with members on this host.
     pub(crate) fn reporting_rooms(shards: u16) -> Self {
         Self::reporting_rooms_with(shards, Limits::default())
     }
@@ -126,7 +126,7 @@ impl Rig {
         self.take(conn)
     }
 
-    /// What the client was sent since the last call.
+    /// The bytes sent to the client since the last call.
     pub(crate) fn take(&mut self, conn: ConnId) -> Vec<u8> {
         self.wires.get_mut(&conn).map(|wire| std::mem::take(&mut wire.output)).unwrap_or_default()
     }
@@ -157,7 +157,7 @@ impl Rig {
     /// Why the connection was closed.
     ///
     /// # Panics
-    /// While it is not closed.
+    /// If the connection is not closed.
     pub(crate) fn reason(&self, conn: ConnId) -> CloseReason {
         self.closed.get(&conn).map(|event| event.reason).expect("closed")
     }
@@ -235,7 +235,7 @@ impl Rig {
         self.send(conn.shard, Message::Identified { conn, answer });
     }
 
-    /// What control was reported since the last call.
+    /// The reports to control since the last call.
     pub(crate) fn take_reports(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.reports)
     }
@@ -291,7 +291,7 @@ impl Rig {
         }
     }
 
-    /// Has each shard do what is due, and the drivers the rest of the turn.
+    /// Has each shard handle its deadlines, and the drivers do the rest of the turn.
     pub(crate) fn end_turn(&mut self) {
         for shard in &mut self.shards {
             shard.handle_deadlines(&mut Budget::slice());

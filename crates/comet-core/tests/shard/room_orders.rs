@@ -11,7 +11,7 @@ fn order(is_join: bool, rooms: &[&str]) -> Push {
     Push::rooms(RoomOrder { rooms: rooms.iter().map(|room| (*room).into()).collect(), is_join })
 }
 
-/// Changed, as they are already, refused, and keys that are absent.
+/// The numbers of rooms changed, unchanged and refused, and of absent keys.
 fn outcome(Tally { queued, unchanged, refused, absent, .. }: Tally) -> [u64; 4] {
     [queued, unchanged, refused, absent]
 }
@@ -42,7 +42,7 @@ fn clients_enter_and_leave_rooms_by_order() {
     let (new, _) = connect(&mut rig, 0, &format!("7/{}/{near}/", key_at(1)));
     let old = rig.join(1, "7/old//");
     let rooms = [near.as_str(), far.as_str(), "a", "b"];
-    // The one has its room already, and both have no place for the last.
+    // One connection is in its room already, and neither has space for the last room.
     assert_eq!(to_user(&mut rig, 7, order(true, &rooms)), [2 + 3, 1, 1 + 1, 0]);
     let told = seen_by(&mut rig, new);
     let handle_of = |wanted: &str| {
@@ -65,7 +65,7 @@ fn clients_enter_and_leave_rooms_by_order() {
     let refused: u64 = (0..2).map(|shard| rig.shards[shard].counters().rooms_refused[0]).sum();
     assert_eq!(refused, 2);
 
-    // The first room as well, and what the one is not in.
+    // The order names the first room too, and a room that one connection is not in.
     assert_eq!(to_key(&mut rig, &key_at(1), order(false, &[&near, "a", "b"])), [2, 1, 0, 0]);
     let told = seen_by(&mut rig, new);
     assert!(
@@ -84,7 +84,7 @@ fn clients_enter_and_leave_rooms_by_order() {
     assert_eq!(rooms.map(|room| members(&mut rig, room)), [0; 4]);
 }
 
-/// Its input is not held, so it can do all that a client can while the room's home is asked.
+/// The client's input is not held, so it may do anything while the room's home is asked.
 #[test]
 fn an_order_is_answered_once_the_rooms_home_has_answered() {
     let mut rig = Rig::new(2, Limits { rooms: 2, ..Limits::default() });
@@ -130,7 +130,7 @@ fn an_order_is_answered_once_the_rooms_home_has_answered() {
     }
 }
 
-/// The last order counts, and not whether the room's home has answered before.
+/// The last order takes effect, whether or not the room's home has answered before it.
 #[test]
 fn an_order_to_join_holds_behind_one_to_leave_while_a_client_catches_up() {
     let mut rig = Rig::new(2, Limits { history_rules: rules(10), ..Limits::default() });

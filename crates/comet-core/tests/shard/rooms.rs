@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, room_at};
 
-/// What a client was sent, with the bodies of pushes to rooms taken apart.
+/// A frame that was sent to a client. Bodies of pushes to rooms are decoded.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Seen {
     Joined { room: String, handle: RoomHandle, is_unasked: bool, sequence: i32 },
@@ -52,7 +52,7 @@ pub(crate) fn seen(mut bytes: &[u8]) -> Vec<Seen> {
     all
 }
 
-/// A TCP client of protocol 2 that has read what its token led to.
+/// A TCP client of protocol 2 that has read the answers to its token.
 pub(crate) fn connect(rig: &mut Rig, shard: u16, token: &str) -> (ConnId, Vec<Seen>) {
     let conn = rig.connect(shard, Transport::Tcp);
     let mut told = seen(&rig.ask(conn, &frame_2(op::AUTH, 1, token.as_bytes())));
@@ -77,7 +77,7 @@ fn join(rig: &mut Rig, conn: ConnId, room: &str) -> RoomHandle {
     }
 }
 
-/// Members of `room` by its home.
+/// The number of members of `room`, according to its home.
 pub(crate) fn members(rig: &mut Rig, room: &str) -> u32 {
     rig.pass(1_000);
     let known = rig.shards.iter().flat_map(comet_core::Shard::home_rooms);
@@ -95,12 +95,12 @@ fn pushes_to_each_room_reach_a_client_with_its_handle() {
     assert_eq!(*room, near);
     let second = join(&mut rig, conn, &far);
     assert_ne!(*first, second);
-    // Its room is a room like any other, and to be in a room twice is to be in it.
+    // Joining the room of the token, or a room a second time, gives the present handle and adds no member.
     assert_eq!(join(&mut rig, conn, &near), *first);
     assert_eq!(join(&mut rig, conn, &far), second);
     assert_eq!((members(&mut rig, &near), members(&mut rig, &far)), (1, 1));
 
-    // Clients of protocol 1 get the same pushes as ever, and so does this one by its key.
+    // Clients of protocol 1 get plain pushes, and so does this client by its key.
     let other = rig.join(1, &format!("8/o/{far}/"));
     for (room, handle, reached) in [(&near, *first, 1), (&far, second, 2)] {
         let tally = rig.push_room(room, 1000, b"hello");
@@ -157,7 +157,7 @@ fn websocket_members_get_whole_messages() {
     }
 }
 
-/// Those of a token come behind the reply to it, whichever room's home answers first, and as many as a connection may be in.
+/// The rooms of a token are announced after the auth reply, in any order of the homes' answers, up to the bound of rooms.
 #[test]
 fn a_token_names_further_rooms() {
     let mut rig = Rig::new(2, Limits { rooms: 4, ..Limits::default() });
@@ -183,10 +183,10 @@ fn a_token_names_further_rooms() {
         rig.hang_up(conn);
         assert_eq!(members(&mut rig, &far), 0);
     }
-    // Four names are looked at, and two are beyond that.
+    // Four different names are considered, and two are beyond the bound.
     assert_eq!(rig.shards[0].counters().rooms_refused, [6, 0, 0, 0]);
 
-    // Clients of protocol 1 get the pushes as ever, and are told nothing.
+    // Clients of protocol 1 get plain pushes, and no frames about rooms.
     let old = rig.connect(0, Transport::Tcp);
     let token = frame(op::AUTH, 1, format!("7/k/{near}+{far}+a/").as_bytes());
     assert_eq!(rig.ask(old, &token), frame(op::AUTH_REPLY, 1, b""));
@@ -203,19 +203,19 @@ pub(crate) fn seen_by(rig: &mut Rig, conn: ConnId) -> Vec<Seen> {
 }
 
 #[test]
-fn the_room_of_operation_12_may_be_one_of_them() {
+fn operation_12_may_choose_a_room_that_was_joined_before() {
     let mut rig = Rig::new(2, Limits::default());
     let (a, b) = (room_at(0), room_at(1));
     let (conn, _) = connect(&mut rig, 0, &format!("7/k/{a}/"));
     let handle = join(&mut rig, conn, &b);
-    // It is in that room already: nothing but which of its rooms the heartbeat counts changes.
+    // The client is in that room already. Only the room that its heartbeats count changes.
     let told = seen(&rig.ask(conn, &frame_2(12, 3, b.as_bytes())));
     let replied = Seen::Other { operation: 13, body: b.clone().into_bytes() };
     let joined = Seen::Joined { room: b.clone(), handle, is_unasked: true, sequence: 0 };
     assert_eq!(told, [replied, joined]);
     assert_eq!((members(&mut rig, &a), members(&mut rig, &b)), (0, 1));
     assert_eq!(join(&mut rig, conn, &b), handle);
-    // Another one is told with its handle, behind the reply.
+    // A room that it was not in is announced with its handle after the reply.
     let told = seen(&rig.ask(conn, &frame_2(12, 4, a.as_bytes())));
     let [Seen::Other { operation: 13, .. }, Seen::Joined { handle, is_unasked: true, .. }] =
         told[..]
@@ -229,7 +229,7 @@ fn the_room_of_operation_12_may_be_one_of_them() {
 }
 
 #[test]
-fn a_request_that_cannot_be_met_is_answered_and_counted() {
+fn room_requests_that_cannot_be_met_are_answered_and_counted() {
     let mut rig = Rig::new(1, Limits { rooms: 3, ..Limits::default() });
     let (conn, _) = connect(&mut rig, 0, "7/k/r/");
     join(&mut rig, conn, "a");
@@ -262,9 +262,9 @@ fn a_request_that_cannot_be_met_is_answered_and_counted() {
     assert_eq!(rig.reason(conn), CloseReason::BadFrame);
 }
 
-/// For a client of protocol 1 they are messages for logic, as in goim.
+/// From a client of protocol 1 these operations are messages for logic, as in goim.
 #[test]
-fn protocol_1_has_no_such_operations() {
+fn protocol_1_has_no_room_operations() {
     let mut rig = Rig::new(1, Limits::default());
     let conn = rig.join(0, "7/k/r/");
     for operation in op::JOIN..=op::LEAVE_REPLY {
@@ -293,7 +293,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A client as it sees itself.
+/// A client, and the rooms that it is in.
 struct Model {
     conn: ConnId,
     rooms: BTreeMap<usize, RoomHandle>,
@@ -304,7 +304,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_push_reaches_whoever_is_in_the_room(
+    fn a_push_reaches_exactly_the_members_of_the_room(
         steps in prop::collection::vec(step(), 1..80),
         slice in 1..4_usize,
     ) {

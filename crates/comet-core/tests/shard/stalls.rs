@@ -1,4 +1,4 @@
-//! Cores that are held up: peers that speak in time are not closed, and silent ones are in the end.
+//! Stalled cores: peers that send in time are not closed, and silent ones are closed in the end.
 
 use comet_core::limits::TICK_MS;
 use comet_core::{CloseReason, ConnId, Limits, Logic, Transport};
@@ -9,9 +9,9 @@ fn limits() -> Limits {
     Limits { handshake_ms: 1_000, heartbeat_ms: 3_000, write_ms: 700, ..Limits::default() }
 }
 
-/// Whatever arrived during a stall is read in the turns after it.
+/// Input that arrived during a stall is read in the turns after it.
 #[test]
-fn a_stall_is_no_silence_of_the_peers() {
+fn peers_that_send_during_a_stall_are_not_closed_as_silent() {
     let mut rig = Rig::new(1, limits());
     let [beating, stuck] = ["7/a/r/", "7/b/r/"].map(|token| rig.join(0, token));
     let upgrading = rig.connect(0, Transport::WebSocket);
@@ -23,7 +23,7 @@ fn a_stall_is_no_silence_of_the_peers() {
     for conn in [beating, stuck, upgrading] {
         assert!(!rig.is_closed(conn), "{conn:?}");
     }
-    // The client has to read the answer before it goes on, so that comes later still.
+    // The client sends the next bytes only after it has read the answer.
     rig.feed(upgrading, UPGRADE);
     rig.pass(500);
     rig.feed(upgrading, &masked(0x82, &frame(7, 1, b"7/c//")));
@@ -48,8 +48,8 @@ fn is_postponed(rig: &mut Rig, conn: ConnId, millis: u64) -> bool {
     asked == [conn]
 }
 
-/// The driver has input of a peer that is not handed over yet. Only such peers are asked about, and none of
-/// them forever.
+/// The driver has input of a peer that it has not passed on yet. Deadlines are postponed only for such peers, and only
+/// for a bounded time.
 #[test]
 fn unread_input_puts_a_deadline_off_for_its_own_time() {
     let mut rig = Rig::new(1, limits());
@@ -80,7 +80,7 @@ fn a_send_that_can_go_on_is_not_late() {
     assert!(!rig.is_closed(conn));
 }
 
-/// The driver sees progress of a send that is not answered. That counts active time as well.
+/// The driver reports progress of a send that has not completed. The deadline from then on counts active time as well.
 #[test]
 fn progress_after_a_stall_gives_no_more_than_the_write_timeout() {
     let mut rig = Rig::new(1, limits());
@@ -100,7 +100,7 @@ fn progress_after_a_stall_gives_no_more_than_the_write_timeout() {
 
 /// Logic has the token, so the client waits for the server.
 #[test]
-fn a_client_that_waits_for_logic_has_its_time_once_more() {
+fn a_client_that_waits_for_logic_has_its_deadline_extended_once() {
     let mut rig = Rig::with_logic(1, limits(), Logic::Remote { renew_ms: (100, 100) });
     let [answered, forgotten] = [b"7/a//", b"7/b//"].map(|token| {
         let conn = rig.connect(0, Transport::Tcp);
@@ -112,7 +112,7 @@ fn a_client_that_waits_for_logic_has_its_time_once_more() {
     rig.pass(800);
     assert!(!rig.is_closed(answered));
     assert_eq!(rig.reason(forgotten), CloseReason::HandshakeTimeout);
-    // It has to read in the meantime.
+    // The client has to read in the meantime.
     rig.allow(answered, Some(0));
     rig.push_keys(&["a"], 5, b"x");
     rig.feed(answered, &frame(4, 1, b"for logic"));

@@ -1,4 +1,4 @@
-//! Pushes of a stream that hosts share: their offsets are given and have holes.
+//! Pushes of a stream that hosts share: the stream assigns their offsets, which have holes.
 
 use comet_core::limits::STREAM_FRAMES_MAX as S;
 use comet_core::{ConnId, Limits, Message, Push, StreamState, Tally, home_of_room};
@@ -34,7 +34,7 @@ fn store(rig: &mut Rig, room: &str, offset: u64) -> Tally {
     rig.tally(call)
 }
 
-/// What a client is told that comes back.
+/// The answers to a client that comes back with this position.
 fn back(rig: &mut Rig, number: u16, room: &str, since: Option<Position>) -> (ConnId, Vec<Told>) {
     let (conn, _) = connect(rig, number % 2, &format!("{number}/k{number}//"));
     let all = told(&rig.ask(conn, &join_since(room, since)));
@@ -51,7 +51,7 @@ fn at(offset: u64) -> Option<Position> {
 }
 
 #[test]
-fn members_get_what_the_stream_has_once_and_others_recover_it() {
+fn pushes_of_the_stream_are_sent_once_to_members_and_recovered_by_others() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, _) = member(&mut rig, &room);
@@ -72,13 +72,13 @@ fn members_get_what_the_stream_has_once_and_others_recover_it() {
     assert_eq!(joined(&all), (at(500), Some(0)), "nothing came to the room meanwhile");
     store(&mut rig, &room, 600);
     assert_eq!(offsets(&told(&rig.take(late))), [600 * S]);
-    // A push that does not come from the stream has no place in it.
+    // A push that does not come from the stream has no offset in it.
     assert_eq!(rig.push_room(&room, TELL, b"push").queued, 3);
     assert_eq!(offsets(&told(&rig.take(conn))), [600 * S, 0]);
 }
 
 #[test]
-fn members_are_told_what_the_stream_has_dropped() {
+fn members_get_a_gap_marker_for_pushes_that_the_stream_dropped() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, handle) = member(&mut rig, &room);
@@ -97,9 +97,9 @@ fn members_are_told_what_the_stream_has_dropped() {
     assert_eq!(joined(&all), (at(400), Some(2)));
 }
 
-/// Its frame is too long for this host, say.
+/// For example, its frame is too long for this host.
 #[test]
-fn members_are_told_of_a_push_that_this_host_refuses() {
+fn members_get_a_gap_marker_for_a_push_that_this_host_refuses() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, handle) = member(&mut rig, &room);
@@ -119,7 +119,7 @@ fn members_are_told_of_a_push_that_this_host_refuses() {
 }
 
 #[test]
-fn what_was_in_the_stream_at_the_start_goes_to_nobody() {
+fn pushes_in_the_stream_before_the_start_are_not_sent_live() {
     let mut rig = rig(StreamState { is_read: false, ..READ });
     let room = room_at(1);
     let (conn, _) = connect(&mut rig, 0, "7/k//");
@@ -130,7 +130,7 @@ fn what_was_in_the_stream_at_the_start_goes_to_nobody() {
     assert_eq!(store(&mut rig, &room, 100).matched, 0);
     assert_eq!(rig.take(conn), []);
     tell(&mut rig, READ);
-    // The shard asks again for the position of a room that it was in before.
+    // The shard asks again for the position of a room that it knew before.
     assert_eq!(told(&rig.take(conn)), [gap(handle, 1, 100 * S)], "it has missed a push");
     assert_eq!(store(&mut rig, &room, 200).queued, 1);
     let (_, all) = back(&mut rig, 2, &room, None);
@@ -141,7 +141,7 @@ fn what_was_in_the_stream_at_the_start_goes_to_nobody() {
     assert_eq!((offsets(&all), all.len()), (vec![200 * S], 1));
 }
 
-/// The next process reads the stream from its begin, and members get what came meanwhile.
+/// The next process reads the stream from the beginning, and members get the pushes that came meanwhile.
 #[test]
 fn a_stream_is_handed_over() {
     let mut rig = rig(READ);
@@ -159,15 +159,15 @@ fn a_stream_is_handed_over() {
     assert_eq!(matched, [0, 0, 1]);
     let all = told(&rig.take(conn));
     assert_eq!((offsets(&all), all.len()), (vec![300 * S], 1));
-    // The first also from before the oldest push that is kept, since none of the room came between.
+    // A position before the oldest stored push is accepted too, since the room had no push in between.
     for (number, since, missed) in [(2, 100, 2), (4, 50, 3)] {
         let (_, all) = back(&mut rig, number, &room, at(since));
         assert_eq!(joined(&all), (at(300), Some(missed)), "{since}");
     }
 }
 
-/// Members are told that they may have missed pushes, and get those of the new stream, whose offsets begin anew. Who comes back from
-/// the former one is told that nothing is recovered.
+/// Members get a gap marker, and then the pushes of the new stream, whose offsets begin anew. A client with a position of the
+/// former stream recovers nothing.
 #[test]
 fn a_stream_that_is_made_anew_has_other_positions() {
     let mut rig = rig(READ);
@@ -197,7 +197,7 @@ fn a_stream_that_is_made_anew_has_other_positions() {
 }
 
 #[test]
-fn what_the_stream_had_dropped_at_the_start_is_not_recovered() {
+fn pushes_that_the_stream_dropped_before_the_start_are_not_recovered() {
     let mut rig = rig(StreamState { floor: 50 * S, seen: 50 * S, ..READ });
     let room = room_at(1);
     for offset in [60, 70] {
@@ -207,7 +207,7 @@ fn what_the_stream_had_dropped_at_the_start_is_not_recovered() {
         let (_, all) = back(&mut rig, number, &room, at(since));
         assert_eq!(joined(&all), (at(70), recovered), "{since}");
     }
-    // Nor of a room that has had no push since.
+    // The same for a room without pushes since the start.
     let quiet = room_at(0);
     for (number, since, recovered) in [(4, 49, None), (5, 50, Some(0))] {
         let (_, all) = back(&mut rig, number, &quiet, at(since));
@@ -231,9 +231,9 @@ fn a_rule_that_an_upgrade_removes_takes_the_history_with_it() {
     }
 }
 
-/// An upgrade: the new process reads on, and the stream has dropped what came meanwhile.
+/// After an upgrade the new process goes on reading, and the stream has dropped the pushes that came meanwhile.
 #[test]
-fn members_are_told_what_was_lost_while_a_host_was_upgraded() {
+fn members_get_a_gap_marker_for_pushes_lost_during_an_upgrade() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, handle) = member(&mut rig, &room);
@@ -248,9 +248,9 @@ fn members_are_told_what_was_lost_while_a_host_was_upgraded() {
     assert_eq!((&all[0], offsets(&all)), (&gap(handle, 100 * S + 1, 300 * S - 1), vec![300 * S]));
 }
 
-/// They are more than are let in at once, and have left when they are. So the room ends with the last of them.
+/// More clients wait than enter in one turn, and they have left by then. So the room ends with the last of them.
 #[test]
-fn a_room_whose_position_is_told_twice_lets_those_in_once_who_wait() {
+fn a_repeated_position_of_a_room_admits_waiting_clients_only_once() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let conns: Vec<ConnId> =

@@ -21,7 +21,7 @@ fn told(message: &str) -> Vec<u8> {
     plain(TEXT, format!("{message}\n").as_bytes())
 }
 
-/// What comes for a message of the client.
+/// The answer to a message of the client.
 fn ask(rig: &mut Rig, conn: ConnId, message: &str) -> Vec<u8> {
     rig.ask(conn, &masked(TEXT, message.as_bytes()))
 }
@@ -142,7 +142,7 @@ fn an_outbox_is_bounded_by_the_bytes_of_its_form() {
     assert_eq!(rig.push_room("r", 5, b"xx").queued, 0, "it is longer than the outbox");
 }
 
-/// A slice ends with an encoding that takes as long, so the driver looks at its clock.
+/// A slice ends after an encoding that takes as long as a slice, so the driver checks its clock.
 #[test]
 fn a_push_in_text_is_work_by_its_bytes() {
     let body = vec![b'x'; 128 << 10];
@@ -201,7 +201,7 @@ fn a_push_is_too_long_for_text_alone() {
 #[test]
 fn the_form_is_chosen_with_the_token_and_stays() {
     let mut rig = Rig::new(1, limits());
-    // What comes before the token is ignored, in either form.
+    // Messages before the token are ignored, in either form.
     let conn = open(&mut rig);
     rig.feed(conn, &masked(0x82, &frame(2, 1, b"")));
     let auth = r#"{"op":7,"body":"1/k//"}"#;
@@ -225,7 +225,7 @@ fn the_form_is_chosen_with_the_token_and_stays() {
 }
 
 #[test]
-fn a_message_that_is_none_closes_the_connection() {
+fn an_invalid_text_message_closes_the_connection() {
     let deep = "[".repeat(70);
     for (message, detail) in [
         ("", "a text message is one JSON object, its values nested at most 64 deep"),
@@ -254,7 +254,7 @@ fn a_message_that_is_none_closes_the_connection() {
 }
 
 #[test]
-fn remote_logic_gets_the_body_as_it_stands() {
+fn remote_logic_gets_the_body_of_a_text_message_unchanged() {
     let mut rig = Rig::with_logic(1, limits(), Logic::Remote { renew_ms: (1000, 2000) });
     let conn = open(&mut rig);
     rig.feed(conn, &masked(TEXT, br#"{"op":7,"seq":1,"body":"7/k//"}"#));
@@ -277,7 +277,7 @@ fn remote_logic_gets_the_body_as_it_stands() {
 }
 
 #[test]
-fn what_a_client_is_written_is_traced() {
+fn frames_written_to_a_text_client_are_traced() {
     let mut rig = Rig::new(1, Limits { trace_users: [7].into(), ..limits() });
     let conn = join(&mut rig, "7/k/r/");
     rig.take_reports();

@@ -86,7 +86,7 @@ fn a_token_that_has_expired_already_ends_at_once() {
     assert_eq!(rig.reason(conn), CloseReason::TokenExpired);
 }
 
-/// Also one that still waits for its homes.
+/// This holds for a connection that still waits for its homes.
 #[test]
 fn a_token_may_expire_while_its_connection_registers() {
     let mut rig = rig(2);

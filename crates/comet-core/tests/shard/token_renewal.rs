@@ -53,7 +53,7 @@ fn asked(rig: &mut Rig) -> Vec<Vec<u8>> {
     tokens.collect()
 }
 
-/// Keys whose end logic is told, and keys whose sessions it is to renew.
+/// The keys whose end is reported to logic, and the keys whose sessions logic is to renew.
 fn told(rig: &mut Rig) -> (Vec<String>, Vec<String>) {
     let (mut ended, mut renewed) = (Vec::new(), Vec::new());
     for report in rig.take_reports() {
@@ -86,7 +86,7 @@ fn a_renewed_token_takes_the_place_of_the_last_one() {
 }
 
 #[test]
-fn what_is_not_the_same_identity_changes_nothing() {
+fn a_renewal_that_is_refused_or_has_another_identity_changes_nothing() {
     let unavailable = Denied { reason: CloseReason::LogicUnavailable, ..Denied::refused("") };
     for (given, why) in [
         (Err(Denied::refused("no")), NotRenewed::Refused),
@@ -101,7 +101,7 @@ fn what_is_not_the_same_identity_changes_nothing() {
         rig.take_reports();
         answer(&mut rig, conn, given.clone());
         assert_eq!(rig.take(conn), replied(2, Some(why), Some(600)), "{given:?}");
-        // Logic hears of the session that is in no use, and of the one that is.
+        // Logic learns that the unused session ended, and that the used one goes on.
         let (ended, renewed) = match &given {
             Ok(identity) if identity.key.as_deref() == Some("k") => (vec![], vec!["k".to_owned()]),
             Ok(_) => (vec!["other".to_owned()], vec![]),
@@ -116,7 +116,7 @@ fn what_is_not_the_same_identity_changes_nothing() {
     }
 }
 
-/// goim's logic makes a key for each token that names none.
+/// goim's logic generates a key for each token without one.
 #[test]
 fn a_key_of_remote_logic_that_differs_is_given_back() {
     let mut rig = rig(2);
@@ -155,7 +155,7 @@ fn embedded_logic_names_the_key_of_the_token() {
         rig.ask(conn, &frame_2(op::AUTH, 1, first.as_bytes()));
         let reply = rig.ask(conn, &frame_2(op::AUTH, 2, second.as_bytes()));
         assert_eq!(reply, replied(2, why, None), "{first} {second}");
-        // It is where it was.
+        // The connection is unchanged.
         assert_eq!(rig.ask(conn, &frame(op::HEARTBEAT, 3, b"")), frame(3, 3, &[0; 4]));
         assert_eq!(rig.push_all(1000, b"all", None).queued, 1);
         rig.hang_up(conn);
@@ -178,7 +178,7 @@ fn one_renewal_is_under_way_and_pushes_come_meanwhile() {
     assert_eq!(asked(&mut rig).len(), 0);
 }
 
-/// The client sent its fresh token in time. Logic is slow, or has a message before it.
+/// The client sent its new token in time. Logic is slow, or handles a message before it.
 #[test]
 fn a_renewal_that_is_under_way_is_waited_for() {
     for before in [vec![], frame(op::SEND, 2, b"message")] {
@@ -207,7 +207,7 @@ fn a_renewal_that_is_under_way_is_waited_for() {
     }
 }
 
-/// It would stay without a token.
+/// Otherwise the connection would stay without a valid token.
 #[test]
 fn refused_renewals_one_behind_the_other_do_not_keep_a_connection() {
     let mut rig = rig(1);
@@ -232,12 +232,12 @@ fn a_connection_may_end_amid_its_renewal() {
     rig.pass(u64::from(1_000 + HANDSHAKE_MS) + 2 * TICK_MS);
     assert_eq!(rig.reason(conn), CloseReason::TokenExpired);
     assert_eq!(told(&mut rig).0, ["k"]);
-    // Logic has made a session once more.
+    // Logic has begun a session again.
     answer(&mut rig, conn, Ok(identity(7, "k", Some(5_000))));
     assert_eq!(told(&mut rig).0, ["k"]);
 }
 
-/// Its eviction is under way, and the younger connection has ended already.
+/// The eviction of the old connection is under way, and the younger connection has ended already.
 #[test]
 fn a_renewal_of_a_replaced_connection_leaves_no_session_at_logic() {
     let mut rig = rig(2);

@@ -1,7 +1,6 @@
-//! How much one turn of a driver may do. Work is counted, not timed: a turn is as long as the deliveries,
-//! closings and items to poll that it adds up to.
+//! Bounds on the work of one turn of a driver. Work is counted, not timed: in deliveries, closings and polled items.
 //!
-//! Where a bound equals the load of its case, the shard has no bound of its own there.
+//! If a bound equals the load of its case, the shard itself does not bound that work.
 
 mod connections;
 mod counting;

@@ -98,7 +98,7 @@ fn a_registration_says_all_that_logic_asks_for() {
 }
 
 #[test]
-fn it_is_renewed_every_half_minute() {
+fn a_registration_is_renewed_every_half_minute() {
     let mut rig = Rig::registered(&["a:1"]);
     for minute_half in 1..4 {
         assert_eq!(rig.step("renew", "a:1", RequestReply::Done), []);
@@ -188,7 +188,7 @@ fn a_cancel_goes_out_at_once_and_once_to_each_node() {
 }
 
 #[test]
-fn what_no_node_was_told_needs_no_cancel() {
+fn a_registration_that_no_node_got_needs_no_cancel() {
     let mut rig = Rig::new(&["a:1"]);
     rig.registration.cancel();
     assert_eq!(rig.registration.poll_timeout(), None);

@@ -131,7 +131,7 @@ mod tests {
         assert!(next.poll_outcome().is_none());
     }
 
-    /// Whom a push names that is begun as a process connects, which took over from another one that had been connected for `age`.
+    /// The hosts named by a push that begins when a new process connects. Its former process had been connected for `age`.
     fn named_after(age: u64, connects_after: u64) -> Vec<HostName> {
         let mut former: Cluster<u32> = Cluster::new("a".into(), true, 1);
         former.handle_event(Millis(0), Event::Connected);

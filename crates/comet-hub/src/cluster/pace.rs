@@ -52,7 +52,7 @@ mod tests {
         check(100, Some(40), 0, 1);
         check(100, Some(1_000), 1, 1);
         check(100, Some(0), 0, 1);
-        // It was not counted, or has gained connections since.
+        // The host was not counted, or has gained connections since.
         check(100, Some(40), 50, 100);
         check(100, Some(0), 3, 100);
         check(100, None, 7, 100);

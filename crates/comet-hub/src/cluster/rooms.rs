@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_is_wanted_again_and_again_tells_the_last_room() {
+    fn a_repeatedly_restarted_walk_reaches_the_last_room() {
         let mut rooms = rooms(0..9);
         let mut told = Vec::new();
         for _ in 0..9 {
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_is_to_be_told_once_and_only_if_it_has_members() {
+    fn a_room_is_announced_again_once_and_only_if_it_has_members() {
         let mut rooms = rooms(0..2);
         for asks in [false, true, false] {
             rooms.announce_again(&"r0".into(), asks);

@@ -7,7 +7,7 @@ use super::*;
 /// A host with one shard. Its home is a map.
 struct Host {
     name: &'static str,
-    /// Its clock at the beginning.
+    /// The host's clock at the beginning.
     unix_ms: u64,
     cluster: Cluster<()>,
     is_connected: bool,
@@ -143,7 +143,7 @@ fn a_key_that_connects_elsewhere_ends_the_older_connection_whatever_the_clocks_s
 }
 
 #[test]
-fn of_one_millisecond_one_connection_stays() {
+fn of_two_connections_in_one_millisecond_one_stays() {
     let mut world = World::new(&[("a", 0), ("b", 0)]);
     world.connect(0, "k");
     world.connect(1, "k");
@@ -176,7 +176,7 @@ fn hosts_that_were_apart_end_up_with_the_younger_connection() {
         world.pass(3_000);
         assert_eq!(world.owners("older on b"), ["a"], "{away:?}");
         assert_eq!(world.owners("older on a"), ["b"], "{away:?}");
-        // Only young keys are sent again; the key from before is not.
+        // Only young keys are sent again; the older key is not.
         assert_eq!(world.owners("before"), ["a"]);
         assert!(world.hosts[0].cluster.counts().keys_told <= told + 4, "{away:?}");
     }
@@ -226,7 +226,7 @@ fn keys_that_find_no_room_are_listed_later() {
 
 /// Neither process of the host listens in between, for too short a time to count as silence.
 #[test]
-fn keys_that_were_told_in_an_upgrade_are_told_again() {
+fn keys_that_were_announced_during_an_upgrade_are_announced_again() {
     let mut world = World::new(&[("a", 0), ("b", 500)]);
     world.connect(0, "k");
     world.connect(1, "l");
@@ -246,7 +246,7 @@ fn keys_that_were_told_in_an_upgrade_are_told_again() {
 }
 
 #[test]
-fn keys_of_an_outage_are_told_although_an_upgrade_follows() {
+fn keys_of_an_outage_are_announced_although_an_upgrade_follows() {
     for is_heard_again in [false, true] {
         let mut world = World::new(&[("a", 0), ("b", 500)]);
         world.connect(0, "k");

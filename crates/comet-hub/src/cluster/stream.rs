@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(outcome.tally.dropped[DropReason::Filtered as usize], 0);
     }
 
-    /// They read older pushes first, and do not answer these.
+    /// These hosts read older pushes first, and do not answer the new ones.
     #[test]
     fn hosts_that_do_not_read_the_stream_yet_are_named_and_not_waited_for() {
         let mut cluster = connected();
@@ -151,7 +151,7 @@ mod tests {
 
     /// The stream's receipt is lost, and this host is slow.
     #[test]
-    fn any_host_that_has_got_a_push_tells_that_it_is_stored() {
+    fn any_host_that_got_a_push_confirms_that_the_stream_has_it() {
         for is_refused in [false, true] {
             let mut cluster = connected();
             let call = store(&mut cluster);

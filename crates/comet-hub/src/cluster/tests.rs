@@ -317,7 +317,7 @@ fn a_host_that_does_not_answer_is_named() {
         let outcome = world.push("a", room("r")).expect("b has answered");
         assert_eq!((outcome.tally.matched, outcome.unanswered), (3, named));
     }
-    // It was named at the deadline, and by the push behind its silence.
+    // The host was named at the deadline, and by the push after its silence.
     assert_eq!(world.hosts["a"].cluster.counts().silent, 2);
 }
 
@@ -379,7 +379,7 @@ fn calls_end_with_the_connection_that_their_answers_come_by() {
 }
 
 #[test]
-fn without_a_connection_a_host_says_that_it_knows_no_other() {
+fn without_a_connection_a_host_reports_that_it_knows_no_other() {
     let mut world = World::new(&["a"]);
     assert_eq!(world.push("a", room("r")), Some(ClusterOutcome::default()), "it is alone");
     world.event("a", Event::Disconnected);
@@ -421,7 +421,7 @@ fn a_host_that_was_late_is_asked_for_its_rooms_again() {
 }
 
 #[test]
-fn many_rooms_are_told_in_slices() {
+fn many_rooms_are_announced_in_slices() {
     let mut cluster: Cluster<()> = Cluster::new("a".into(), true, 1);
     for number in 0..3 * ANNOUNCED_AT_ONCE {
         cluster.set_interest(Millis(0), &format!("r{number}").into(), true);

@@ -189,7 +189,7 @@ mod tests {
         let again = checks(&mut monitor)[0];
         assert_eq!(again.comet, comets[0]);
         monitor.handle_check(Millis(1_110), again, Health::Serving);
-        // It is asked again, and an answer to an earlier question arrives.
+        // The comet is asked again, and the answer to an earlier question arrives.
         monitor.handle_timeout(Millis(1_405));
         let second = checks(&mut monitor)[0];
         monitor.handle_check(Millis(1_410), first[1], Health::Serving);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_ask_is_no_haste() {
+    fn without_comets_no_health_check_is_scheduled() {
         let mut monitor = HealthMonitor::new(TIMES);
         monitor.handle_timeout(Millis(0));
         assert_eq!((monitor.poll_check(), monitor.poll_timeout()), (None, None));

@@ -43,13 +43,13 @@ fn away() -> Result<LedgerSum, CallFailure> {
     failure(FailureKind::NotTaken, "away")
 }
 
-/// Those that surely did not take their part.
+/// The comets that surely did not take their part.
 fn named(failed: &[(&str, &str)]) -> Vec<FailedComet> {
     let failed = failed.iter().map(|(server, message)| (server.to_string(), message.to_string()));
     failed.map(|(server, message)| FailedComet { server, is_unknown: false, message }).collect()
 }
 
-/// Those that may have taken it.
+/// The comets that may have taken their part.
 fn unknown(failed: &[(&str, &str)]) -> Vec<FailedComet> {
     named(failed).into_iter().map(|failed| FailedComet { is_unknown: true, ..failed }).collect()
 }
@@ -98,14 +98,14 @@ fn a_silent_comet_is_named_at_its_deadline() {
     push.handle_timeout(Millis(9 + LIMIT_MS), |_| panic!("nothing is late"));
     assert!(!push.is_complete());
     push.handle_timeout(Millis(10 + LIMIT_MS), is_sent);
-    // It answers all the same.
+    // The comet answers nevertheless.
     push.handle_answer(calls[0].part, queued(100));
     let FanoutResult { ledger, failed } = push.finish().unwrap();
     assert_eq!((ledger.queued, failed), (5, unknown(&[("b", "no answer within 2s")])));
 }
 
 #[test]
-fn a_push_that_nobody_took_has_failed() {
+fn a_push_that_no_comet_took_has_failed() {
     let check = |answers: [Result<LedgerSum, CallFailure>; 2], expected| {
         let mut fanout = fanout(&["b", "a"]);
         let mut push = fanout.to_all(None);
@@ -206,7 +206,7 @@ fn a_comet_that_is_gone_is_left_out_at_once() {
     let pushed = under_way.finish().unwrap();
     let failed = [("b", "it is gone: refused")];
     assert_eq!((pushed.ledger.queued, pushed.failed), (5, unknown(&failed)));
-    // The next one does not ask it.
+    // The next push does not call it.
     let mut push = fanout.to_room();
     let asked = calls(&mut fanout, &mut push);
     assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [SECOND]);
@@ -268,14 +268,14 @@ fn places_and_failures_are_counted() {
 }
 
 #[test]
-fn a_comet_that_is_taken_out_ends_what_it_has_begun() {
+fn a_removed_comet_completes_its_calls_under_way() {
     let mut fanout = fanout(&["b", "a"]);
     let mut under_way = fanout.to_room();
     let asked = calls(&mut fanout, &mut under_way);
     let mut planned = fanout.to_room();
     fanout.remove_comet(FIRST);
     let third = fanout.add_comet("c");
-    // It gets no new pushes, and its calls under way are not given up.
+    // The removed comet gets no new pushes, and its calls under way are not given up.
     fanout.set_health(FIRST, &Health::Gone("refused".into()));
     fanout.leave_out_gone(&mut under_way, is_sent);
     let called: Vec<_> = calls_of_room(&mut fanout).iter().map(|call| call.comet).collect();
@@ -287,7 +287,7 @@ fn a_comet_that_is_taken_out_ends_what_it_has_begun() {
     assert_eq!(fanout.count_parts(Millis(10), &under_way), []);
     let pushed = under_way.finish().unwrap();
     assert_eq!((pushed.ledger.queued, pushed.failed), (10, Vec::new()));
-    // A push that had not called it by then names it as failed.
+    // A push that had not called the comet before it was removed names it as failed.
     let asked = calls(&mut fanout, &mut planned);
     assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [SECOND]);
     assert_eq!(planned.failed(), named(&[("b", "it was taken out")]));

@@ -49,7 +49,7 @@ impl Fixture {
     }
 }
 
-/// The only call that ended, and how.
+/// The only call that ended, with its outcome.
 fn only(mut ended: Vec<Ended<&'static str>>) -> (CallId, Result<CallResult, CallError>) {
     let Ended { call, caller, outcome } = ended.pop().expect("one ended");
     assert!(ended.is_empty(), "{ended:?}");
@@ -104,7 +104,7 @@ fn calls_reach_a_full_inbox_in_the_order_they_begin_in() {
 }
 
 #[test]
-fn a_late_call_ends_with_what_its_reports_said() {
+fn a_late_call_ends_with_the_reports_that_arrived() {
     let mut fixture = Fixture::new(8);
     let call = fixture.begin(100, &[FIRST, SECOND]).unwrap();
     fixture.report(call);

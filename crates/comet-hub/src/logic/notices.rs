@@ -395,7 +395,7 @@ mod tests {
             notices.key_reclaimed(NOW, 1, "a");
             send_all(&mut notices)
         };
-        // Logic had the end before it was asked: its answer began a session that was not ended.
+        // Logic received the end before the question: its answer began a session that was not ended.
         assert_eq!(sent_for_claim(true, true), []);
         assert_eq!(sent_for_claim(false, true), [("a".to_owned(), NoticeKind::Renewed)]);
         // An end that still waits is not sent.

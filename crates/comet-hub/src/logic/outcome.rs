@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_logic_says_about_the_client_ends_a_call() {
+    fn only_errors_of_logic_about_the_client_end_a_call() {
         for unknown in [UnknownCode::Refuse, UnknownCode::Retry] {
             for code in (-1..20).map(StatusCode).filter(|code| *code != StatusCode::OK) {
                 let outcome = AttemptOutcome::Refused { code, sentence: "so be it".into() };

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_all_without_our_own_and_never_less_than_nobody() {
+    fn the_count_of_other_hosts_excludes_our_own_and_is_never_negative() {
         let here = [("both", 2), ("stale", 9), ("odd", u32::MAX)];
         let here = here.map(|(room, online)| (Arc::from(room), online));
         let all = [("both", 5), ("stale", 4), ("there", 1), ("none", 0), ("odd", i32::MIN)];

@@ -20,7 +20,7 @@ struct Rig {
 type Sent = (AttemptId, ConnectionId, Request);
 
 impl Rig {
-    /// With `addresses` of them available, and the first renewal of rooms done.
+    /// A client with this many available addresses, after the first renewal of rooms.
     fn new(addresses: usize, calls: usize) -> Self {
         let mut rig = Self::unavailable(addresses, calls);
         for address in 0..addresses {

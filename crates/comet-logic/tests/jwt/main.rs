@@ -69,11 +69,11 @@ fn newer_keys_take_the_place_of_the_old_ones() {
     assert_eq!(adopt(&[named(&old, "a"), named(&old, "b")]), [""; 0]);
     assert_eq!(adopt(&[named(&old, "a"), named(&new, "b")]), ["1: 1 key, of which 1 is new"]);
     assert!(is_taken(&old) && is_taken(&new));
-    // What cannot be used changes nothing.
+    // Keys that cannot be used change nothing.
     let short = KeyFile { bytes: vec![1], ..named(&old, "b") };
     assert!(jwt.read(&[named(&old, "a"), short]).unwrap_err().to_string().starts_with("b: "));
     assert!(is_taken(&old) && is_taken(&new));
-    // A file with a key that another one has.
+    // A file with a key that another file has too.
     assert_eq!(adopt(&[named(&new, "c")]), ["0: 1 key, none of them new"]);
     assert!(!is_taken(&old) && is_taken(&new));
     let keys = set(&[old.jwk("1"), new.jwk("2")]);
@@ -114,23 +114,23 @@ fn keys_of_urls_come_and_go() {
     assert!(jwt.auth(&token(&second, "2"), "").unwrap_err().is_temporary() && jwt.wants_fetch());
     assert_eq!(adopt(1, &[second.jwk("2")]).unwrap(), "1 key, of which 1 is new");
     assert_eq!(jwt.auth(&token(&second, "2"), "").unwrap().user, 42);
-    // All is as the servers have it.
+    // The keys are those of the servers.
     jwt.begin_fetch();
     jwt.set_stale(false);
     let refusal = jwt.auth(&token(&first, "3"), "").unwrap_err();
     assert!(!refusal.is_temporary() && !jwt.wants_fetch(), "{refusal}");
     jwt.set_stale(true);
     assert!(jwt.auth(&token(&first, "3"), "").unwrap_err().is_temporary() && jwt.wants_fetch());
-    // What cannot be used changes nothing; a secret that is on the web is none.
+    // Keys that cannot be used change nothing. A secret from a URL is not accepted.
     for bad in [vec![], vec![Signer::hmac(SECRET).jwk("s")], vec![first.jwk("1"); 1_001]] {
         adopt(0, &bad).unwrap_err();
     }
     assert!(jwt.adopt_fetched(0, b"<html>").is_err());
     assert_eq!(jwt.auth(&token(&first, "1"), "").unwrap().user, 42);
-    // As another process may be given them.
+    // The keys as another process may receive them.
     let expected = [first.jwk("1"), second.jwk("2")].map(|key| Some(set(&[key]).bytes.into()));
     assert_eq!(jwt.fetched(), expected);
-    // An issuer may add keys beside those that comet can use: too short, with an id that is none, with bytes that are none.
+    // An issuer may also list keys that comet cannot use: too short, with an invalid id, or with invalid bytes.
     let odd = [
         json!({ "kty": "RSA", "kid": "short", "n": "AQAB", "e": "AQAB" }),
         json!({ "kty": "OKP", "crv": "Ed25519", "kid": 1, "x": "AQAB" }),
@@ -386,7 +386,7 @@ fn a_token_without_a_kid_is_tried_with_few_keys() {
 }
 
 #[test]
-fn errors_of_key_files_say_what_is_wrong() {
+fn errors_of_key_files_name_the_fault() {
     let check = |options: JwtOptions, sentence: &str| {
         assert_eq!(Jwt::new(options).unwrap_err().to_string(), sentence);
     };

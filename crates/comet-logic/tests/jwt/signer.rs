@@ -1,4 +1,4 @@
-//! Keys of every kind, the tokens that they sign, and the key files to check these.
+//! Keys of every kind, the tokens that they sign, and the key files to check the tokens.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

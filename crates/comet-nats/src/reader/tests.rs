@@ -77,7 +77,7 @@ async fn a_connection_begins_after_the_end_of_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_connection_that_has_ended_before_it_was_told_of_is_left_out() {
+async fn a_connection_that_ended_before_it_was_reported_is_left_out() {
     let (mut reader, mut waiting) = full_reader();
     for _ in 0..3 {
         reader.take_state(&async_nats::Event::Connected);
@@ -158,7 +158,7 @@ fn bodies(waiting: &mut mpsc::Receiver<Event>) -> Vec<String> {
 }
 
 #[test]
-fn what_is_held_is_begun_if_the_upgrade_fails() {
+fn held_pushes_are_processed_here_if_the_upgrade_fails() {
     let (mut reader, mut waiting) = reader();
     reader.take(push("r.1", "a"));
     reader.handle_step(UpgradeStep::Hold);
@@ -188,7 +188,7 @@ fn a_process_can_hold_pushes_once_it_has_taken_over() {
     assert_eq!((bodies(&mut waiting).len(), engine.passed_on()), (1, Some(1)));
 }
 
-/// Its owner does not wait for it, neither for taking over nor for holding.
+/// The reader's owner does not wait for it, neither when it takes over nor when it holds messages.
 #[test]
 fn an_engine_that_has_ended_passes_on_no_more() {
     let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, Arc::default());
@@ -196,9 +196,9 @@ fn an_engine_that_has_ended_passes_on_no_more() {
     assert_eq!((engine.has_taken_over(), engine.passed_on()), (true, Some(0)));
 }
 
-/// Whether the new process subscribes before or after the former one waits for that.
+/// The new process may subscribe before or after the former one begins to wait for that.
 #[test]
-fn what_is_held_goes_to_the_other_process() {
+fn held_pushes_are_forwarded_to_the_new_process() {
     for is_faster in [false, true] {
         let (mut former, mut began_there) = reader();
         let (mut next, mut began_here) = reader();

@@ -231,7 +231,7 @@ mod tests {
 
     /// No message shows the loss: the stream is empty, or nothing is published.
     #[test]
-    fn what_the_stream_has_dropped_is_known_at_once() {
+    fn messages_dropped_by_the_stream_are_detected_at_once() {
         for (first, last) in [(201, 200), (201, 300)] {
             let mut position = read();
             assert_eq!(

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_idle_listeners_had_in_flight_is_taken_from_the_next_windows() {
+    fn accepts_beyond_a_window_are_subtracted_from_the_next_windows() {
         let begin = Instant::now();
         for (rate, most, window_ms) in RATES {
             let window = Duration::from_millis(window_ms);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_rate_changes_what_is_armed() {
+    fn a_changed_rate_changes_the_armed_accepts() {
         let quota = Some(Quota { now: 3, most: 4 });
         for (armed, quota, step) in [
             (Armed::NONE, None, ArmStep::Multishot),

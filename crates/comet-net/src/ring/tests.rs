@@ -103,7 +103,7 @@ fn a_receive_without_buffers_takes_nothing() {
 }
 
 #[test]
-fn a_send_that_is_cancelled_has_sent_what_it_says() {
+fn a_cancelled_send_reports_the_bytes_that_it_sent() {
     let buffers = Buffers::new(8, 1024);
     let mut ring = Ring::new(8, &buffers).expect("a ring");
     let (ours, mut theirs) = UnixStream::pair().expect("sockets");

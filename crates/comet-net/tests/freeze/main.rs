@@ -1,4 +1,4 @@
-//! A core is frozen in the middle of its work. It goes on as if nothing had been, or another core goes on with its connections.
+//! A core is frozen in the middle of its work. It thaws and goes on as before, or another core takes over its connections.
 #![allow(clippy::disallowed_methods, reason = "the test has sockets and a clock")]
 
 mod plain;

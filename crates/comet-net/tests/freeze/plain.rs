@@ -37,7 +37,7 @@ fn a_core_that_thaws_goes_on_where_it_was() {
     rig.freeze();
     live.write_all(&heartbeat[7..]).unwrap();
     let late = TcpStream::connect(address).unwrap();
-    // What is pushed meanwhile waits.
+    // Pushes that arrive meanwhile wait.
     rig.push_all(PUSHES);
     rig.freeze();
     rig.core.thaw().wait(LIMIT).unwrap().unwrap();
@@ -108,7 +108,7 @@ fn a_core_that_adopts_does_nothing_before_it_thaws() {
     rig.freeze();
     let next = Rig::adopt(next_listener, None, rig.offer()).unwrap();
     client.write_all(&frame(op::HEARTBEAT, b"")).unwrap();
-    // It ends without having read the heartbeat, which the former core answers.
+    // The new core ends without having read the heartbeat. The former core answers it.
     next.core.release().wait(LIMIT).unwrap().unwrap();
     next.core.stop().unwrap();
     rig.core.thaw().wait(LIMIT).unwrap().unwrap();
@@ -116,7 +116,7 @@ fn a_core_that_adopts_does_nothing_before_it_thaws() {
     rig.core.stop().unwrap();
 }
 
-/// They came before there was a limit. A proxy's own connections are nobody's before and after.
+/// The connections came before the limit was set. A proxy's own connections count for no client address.
 #[test]
 fn another_core_counts_the_connections_and_closes_none() {
     let (address, listener) = listen();

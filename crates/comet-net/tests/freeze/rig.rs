@@ -1,4 +1,4 @@
-//! A core of its own, and clients that check every byte of their pushes.
+//! One core, and clients that check every byte of their pushes.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,9 +19,9 @@ use comet_net::{
 };
 use comet_proto::{Encoded, Frame, op};
 
-/// Ends a test that has failed.
+/// The time after which a test fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
-/// Connections from here begin with a PROXY header.
+/// Connections from this address begin with a PROXY header.
 pub(crate) const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 /// Bytes of a push.
 const BODY: usize = 1_000;
@@ -40,7 +40,7 @@ pub(crate) fn read(mut stream: impl Read) -> io::Result<(i32, Vec<u8>)> {
     Ok((i32::from_be_bytes(head[8..12].try_into().unwrap()), body))
 }
 
-/// A push whose bytes tell its number.
+/// A push whose bytes depend on its number.
 pub(crate) fn push(number: u32) -> Push {
     let body: Vec<u8> = (0..BODY as u32).map(|at| (number.wrapping_mul(31) + at) as u8).collect();
     let body = [&number.to_be_bytes()[..], &body].concat();
@@ -71,7 +71,7 @@ pub(crate) fn listen() -> (SocketAddr, OwnedFd) {
     (address, sockets.pop().unwrap())
 }
 
-/// A core of its own, with one TCP listener.
+/// One core with one TCP listener.
 pub(crate) struct Rig {
     pub(crate) core: Core,
     inbox: Sender<Message>,
@@ -143,7 +143,7 @@ impl Rig {
         Ok(Self { core, inbox: sender, reports })
     }
 
-    /// A frozen core with what another one has offered, after the way through bytes.
+    /// A frozen core with the state that another one has offered, encoded and decoded again.
     pub(crate) fn adopt(
         listener: OwnedFd,
         tls: Option<Tls>,
@@ -177,7 +177,7 @@ impl Rig {
         self.inbox.try_send(Message::Broadcast { call, push, speed: None }).unwrap();
     }
 
-    /// Waits until so many calls have been reported.
+    /// Waits until this many calls have been reported.
     pub(crate) fn wait_for_calls(&self, calls: usize) {
         let begin = Instant::now();
         let mut done = 0;
@@ -214,7 +214,7 @@ impl Rig {
         }
     }
 
-    /// Offers its sockets, and returns what the other process gets.
+    /// Offers the sockets, and returns the state and sockets for the other process.
     pub(crate) fn offer(&self) -> (comet_handover::Shard, Vec<OwnedFd>) {
         let offered = Arc::new(Mutex::new(None));
         let into = offered.clone();
@@ -242,7 +242,7 @@ pub(crate) fn beat(stream: &mut TcpStream) {
     assert_eq!(read(&*stream).unwrap().0, op::HEARTBEAT_REPLY);
 }
 
-/// Pushes that the sockets of clients who do not read cannot hold.
+/// More pushes than the sockets of clients that do not read can hold.
 pub(crate) const PUSHES: u32 = 600;
 
 /// Four clients that read nothing, so that a send of each is under way.

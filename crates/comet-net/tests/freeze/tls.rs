@@ -13,15 +13,15 @@ use rustls::{HandshakeKind, SupportedCipherSuite};
 use crate::rig::{LIMIT, PUSHES, Rig, expect_pushes, frame, limits, listen, read, stalled};
 use crate::tls_client::{Certificate, Client, OpenSsl, beat, connect, is_tls13, records, suites};
 
-/// A key of tickets is replaced after so long.
+/// The time after which a key of session tickets is replaced.
 const TICKET_KEY_ROTATION: Duration = Duration::from_secs(6 * 3600);
 
-/// What is under way with clients that read nothing.
+/// Clients that read nothing, with input under way.
 struct UnderWay {
     clients: Vec<Client>,
-    /// The rest of a record of the second one.
+    /// The rest of a record of the second client.
     rest: Vec<u8>,
-    /// The record of the third one; half of its frame is in another.
+    /// The second record of the third client. The first half of its frame is in the record before it.
     late: Vec<u8>,
 }
 
@@ -37,7 +37,7 @@ impl UnderWay {
         clients[2].sock.write_all(&record).unwrap();
         let late = records(&mut clients[2], end);
         if is_tls13(suite) {
-            // The server owes it an update, which goes before the next data.
+            // The server owes this client a key update, which goes before the next data.
             clients[3].conn.refresh_traffic_keys().unwrap();
             let update = records(&mut clients[3], b"");
             clients[3].sock.write_all(&update).unwrap();
@@ -45,7 +45,7 @@ impl UnderWay {
         Self { clients, rest, late }
     }
 
-    /// Every byte comes once, and the session is as good as new.
+    /// Every byte arrives once, and the session goes on without limits.
     fn end(mut self, suite: SupportedCipherSuite, pushes: u32) {
         self.clients[1].sock.write_all(&self.rest).unwrap();
         self.clients[2].sock.write_all(&self.late).unwrap();
@@ -75,9 +75,9 @@ fn sessions_of_all_suites_move() {
         let rig = Rig::start(listener, Some(certificate.tls()), None);
         let config = certificate.client(suite);
         let under_way = UnderWay::begin(&rig, suite, |_| connect(address, &config));
-        // The core has read what came before its token.
+        // Once this client has its reply, the core has read the earlier input of the others.
         let mut last = connect(address, &config);
-        // So an older process refuses before anybody is stopped.
+        // So an older process refuses before any core is frozen.
         let required = rig.core.survey().wait(LIMIT).unwrap().required;
         assert_eq!(required, [feature::TLS, feature::TICKET_KEYS]);
         rig.freeze();
@@ -112,7 +112,7 @@ fn sessions_of_all_suites_go_on_after_a_thaw() {
         let config = certificate.client(suite);
         let under_way = UnderWay::begin(&rig, suite, |_| connect(address, &config));
         rig.freeze();
-        // The other process gets all, and ends.
+        // The other process gets everything, and ends.
         drop(rig.offer());
         rig.core.thaw().wait(LIMIT).unwrap().unwrap();
         rig.freeze();
@@ -123,7 +123,7 @@ fn sessions_of_all_suites_go_on_after_a_thaw() {
     }
 }
 
-/// Each move is amid traffic of both sides.
+/// Each move happens during traffic in both directions.
 #[test]
 fn a_session_moves_many_times() {
     let certificate = Certificate::new();
@@ -137,7 +137,7 @@ fn a_session_moves_many_times() {
         let next = Rig::adopt(listener, Some(certificate.tls()), rig.offer()).unwrap();
         rig.give_way(&next);
         rig = next;
-        // One goes on a little, so that its next send is cut short elsewhere.
+        // One client reads a little, so that its next send is cut at another byte.
         expect_pushes(&mut clients[0], 50 * move_..50 * (move_ + 1));
         clients[0].conn.refresh_traffic_keys().unwrap();
     }
@@ -159,17 +159,17 @@ fn openssl_updates_keys_before_and_after_a_move() {
         let arguments = ["-tls1_3", "-ciphersuites", cipher];
         let Some(mut client) = OpenSsl::connect(address, &certificate, &arguments) else { return };
         for number in 0..3 {
-            // `k`: it updates its own key.
+            // `k`: OpenSSL updates its own key.
             client.command("k");
             client.wait_for(">>> TLS 1.3, Handshake [length 0005], KeyUpdate");
             beat(&mut client);
-            // `K`: it asks for an update of the server's key, too.
+            // `K`: OpenSSL asks for an update of the server's key, too.
             client.command("K");
             client.wait_for("<<< TLS 1.3, Handshake [length 0005], KeyUpdate");
             rig.push_all(number);
             expect_pushes(&mut client, number..number + 1);
             rig.freeze();
-            // What it asks for meanwhile is answered by the next process.
+            // Requests that arrive meanwhile are answered by the next process.
             client.command("K");
             client.wait_for(">>> TLS 1.3, Handshake [length 0005], KeyUpdate");
             let listener = listener.try_clone().unwrap();
@@ -203,7 +203,7 @@ fn openssl_goes_on_in_tls_1_2() {
     }
 }
 
-/// What cannot move is closed, and nothing else.
+/// Only connections that cannot move are closed.
 #[test]
 fn a_handshake_that_is_not_done_stays_behind() {
     let certificate = Certificate::new();
@@ -264,7 +264,7 @@ fn a_client_resumes_with_a_ticket_of_the_former_process() {
         let mut second = connect(address, &config);
         assert_eq!(second.conn.handshake_kind(), Some(HandshakeKind::Resumed), "{suite:?}");
         beat(&mut second);
-        // What the next process was given rotates there.
+        // The keys that the next process received rotate there.
         next_tls.rotate_ticket_keys(Instant::now() + TICKET_KEY_ROTATION);
         let third = connect(address, &config);
         assert_eq!(third.conn.handshake_kind(), Some(HandshakeKind::Resumed), "{suite:?}");
@@ -292,7 +292,7 @@ fn ticket_keys_that_cannot_be_read_refuse_the_hand_over() {
     rig.core.stop().unwrap();
 }
 
-/// The next process closes connections before it thaws, and what was sealed for them is lost there.
+/// The next process closes connections before it thaws, and the sealed sends for them are lost.
 #[test]
 fn a_connection_with_a_sealed_send_is_closed_while_frozen() {
     let certificate = Certificate::new();
@@ -315,7 +315,7 @@ fn a_connection_with_a_sealed_send_is_closed_while_frozen() {
         rig.give_way(&next);
         for mut client in clients {
             let mut pushes = Vec::new();
-            // It ends amid a record or by a reset.
+            // The connection ends inside a record or by a reset.
             client.read_to_end(&mut pushes).unwrap_err();
             assert!(pushes.len() < PUSHES as usize * 1_000);
         }
@@ -323,7 +323,7 @@ fn a_connection_with_a_sealed_send_is_closed_while_frozen() {
     }
 }
 
-/// TLS 1.2 cannot replace a key. It is not the peer that ends such a connection.
+/// TLS 1.2 cannot replace a key. Such a close is not counted as one by the peer.
 #[test]
 fn an_exhausted_key_ends_a_connection_as_a_failure_of_tls() {
     // Records of data that a key of AES-GCM may seal.

@@ -53,13 +53,13 @@ impl Certificate {
         self.0.join("pem")
     }
 
-    /// What a listener is given; each call is another process.
+    /// The TLS settings of a listener; each call stands for another process.
     pub(crate) fn tls(&self) -> Tls {
         let pairs = vec![(self.chain(), self.0.join("key"))];
         Tls::load(&TlsOptions { pairs, min_version: TlsVersion::V1_2 }).unwrap()
     }
 
-    /// The configuration of a client that trusts it and knows one suite.
+    /// The configuration of a client that trusts this certificate and has one suite.
     pub(crate) fn client(&self, suite: SupportedCipherSuite) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.chain()).unwrap()).unwrap();
@@ -101,7 +101,7 @@ pub(crate) fn beat(client: &mut (impl Read + Write)) {
     assert_eq!(read(&mut *client).unwrap().0, op::HEARTBEAT_REPLY);
 }
 
-/// The records that hold `plaintext`, which are not sent.
+/// The records that contain `plaintext`. They are not sent.
 pub(crate) fn records(client: &mut Client, plaintext: &[u8]) -> Vec<u8> {
     client.conn.writer().write_all(plaintext).unwrap();
     let mut bytes = Vec::new();
@@ -120,7 +120,7 @@ pub(crate) struct OpenSsl {
 }
 
 impl OpenSsl {
-    /// `None`: there is no such program here.
+    /// `None` if the program is not installed.
     #[allow(clippy::print_stderr, reason = "who runs the tests learns what was not tested")]
     pub(crate) fn connect(
         address: SocketAddr,

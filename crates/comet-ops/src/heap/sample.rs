@@ -96,7 +96,7 @@ mod tests {
         // Objects as large as the interval are sampled with the probability 1 - 1/e: 2 stand for 3.16.
         let large = Amount { objects: 3, bytes: 207_353 };
         assert_eq!((dump.stacks[0].taken, dump.stacks[0].held), (large, large));
-        // A small one stands for an interval's worth of its kind.
+        // A sampled small object stands for as many of its size as fill an interval.
         assert_eq!(dump.stacks[1].held, Amount::default());
         assert_eq!(dump.stacks[1].taken, Amount { objects: 1_025, bytes: 65_568 });
     }

@@ -1,4 +1,4 @@
-//! What operators reach from outside: debug pages over loopback, and signals.
+//! The interfaces for operators: debug pages over loopback, and signals.
 
 mod debug;
 mod panics;

@@ -1,4 +1,4 @@
-//! Panics of a process whose log takes nothing.
+//! Panics of a process whose log cannot be written.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -20,24 +20,24 @@ const JSON: &str = "COMET_OPS_TEST_JSON";
 /// Set as well where memory is to run out in the middle of the report.
 const SCARCE: &str = "COMET_OPS_TEST_SCARCE";
 
-/// What is left for the report in bytes: far too little for the symbols of a backtrace.
+/// The bytes that are left for the report: far too few for the symbols of a backtrace.
 const LEFT: usize = 256 << 10;
 
 const SIGABRT: i32 = 6;
 /// Of an end by SIGALRM.
 const EXIT_ALARM: i32 = 142;
 
-/// Longest wait for an end that has to come.
+/// Longest wait for the end of the process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Not a test by itself: what the others run as a process.
+/// Not a test by itself: the other tests run it as a process.
 #[test]
 fn panics_when_it_is_told_to() {
     let Ok(file) = env::var(FILE) else { return };
     let file = (!file.is_empty()).then_some(file.as_ref());
     let format = env::var_os(JSON).map_or(LogFormat::Text, |_| LogFormat::Json);
     let log = ProcessLog::open(file, format).unwrap();
-    // Its thread has started, and has what it allocates first.
+    // The log's thread has started, and has made its first allocations.
     log.flush();
     std::panic::set_hook(Box::new(move |panic| {
         log.report_panic(panic);
@@ -79,7 +79,7 @@ fn panicking(file: &str) -> Command {
 }
 
 #[test]
-fn a_panic_ends_the_process_though_nobody_reads_its_log() {
+fn a_panic_ends_the_process_though_its_log_is_not_read() {
     let (unread, stderr) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     fcntl_setpipe_size(&stderr, 4_096).unwrap();
     assert_eq!(write(&stderr, &[b'x'; 4_096]), Ok(4_096));
@@ -91,8 +91,8 @@ fn a_panic_ends_the_process_though_nobody_reads_its_log() {
     drop(unread);
 }
 
-/// Runs the command until the file has something of it: a process that panics waits a second for its log, which may be too
-/// short for a busy machine.
+/// Runs the command again until the file has some of its output: a process that panics waits a second for its log, which may
+/// be too short on a busy machine.
 fn until_logged(command: &mut Command, file: &Path) -> Output {
     for _ in 0..10 {
         let output = command.stderr(Stdio::piped()).output().unwrap();

@@ -20,12 +20,12 @@ fn signals_arrive_as_values() {
         kill_process(getpid(), kill).unwrap();
         assert_eq!(signals.wait_for(Duration::MAX), Some(expected));
     }
-    // One to end is found among others, and still there.
+    // A signal to end is found among others, and still pending.
     for (kill, expected) in [(Kill::TERM, Signal::Terminate), (Kill::INT, Signal::Interrupt)] {
         kill_process(getpid(), Kill::HUP).unwrap();
         assert_eq!(signals.find_end(), None);
         kill_process(getpid(), kill).unwrap();
-        // Another thread may take it, in its time.
+        // Another thread may receive it, with a delay.
         while signals.find_end().is_none() {}
         assert_eq!(signals.find_end(), Some(expected));
         let both = [signals.wait(), signals.wait()];

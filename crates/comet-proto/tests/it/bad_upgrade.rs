@@ -77,11 +77,11 @@ fn bad_upgrades_are_refused() {
     check(&get(&["A : b"]), UpgradeFault::Malformed, 400);
     check(&line("GET comet:80 HTTP/1.1"), UpgradeFault::Path, 404);
     check(&line("GET http://comet/elsewhere HTTP/1.1"), UpgradeFault::Path, 404);
-    // Of other protocols: no blank line is waited for.
+    // Bytes of other protocols: they are refused without a blank line.
     for first in [b"\x16", b"\0", b"\x10", b"\r\n\x16", b"{", b" ", b"\x80"] as [&[u8]; 7] {
         check(first, UpgradeFault::Malformed, 400);
     }
-    // Of no request, whatever may follow.
+    // Bytes that begin no request, whatever follows.
     for begin in [
         "GET /sub HTTP/1.1\n",
         "GET /sub HTTP/1.1\nHost: x\n\n",
@@ -152,7 +152,7 @@ fn a_request_with_a_body_is_no_upgrade() {
 }
 
 #[test]
-fn responses_name_what_is_needed() {
+fn error_responses_name_the_required_header() {
     #[track_caller]
     fn check(fault: UpgradeFault, header: &str) {
         let response = String::from_utf8(fault.response()).unwrap();

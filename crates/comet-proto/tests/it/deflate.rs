@@ -1,4 +1,4 @@
-//! The negotiation of permessage-deflate (RFC 7692), and what its bit means in frames of clients.
+//! The negotiation of permessage-deflate (RFC 7692), and the compression bit in frames of clients.
 
 use comet_proto::websocket::{Accepted, Event, Fault, MessageKinds, read, upgrade};
 use comet_proto::{Encoded, Frame};

@@ -10,13 +10,13 @@ fn message(operation: i32, body: &[u8]) -> String {
     Encoded::frame(&frame).to_text().text().expect("a text message").to_owned()
 }
 
-/// Body of the frame that a client's message stands for.
+/// The body of the frame that a client's message encodes.
 fn body(operation: i32, body: &str) -> Vec<u8> {
     let message = format!(r#"{{"op":{operation},"body":{body}}}"#);
     read(&message).unwrap().frame().body.to_vec()
 }
 
-/// What goim v1.2 writes: `WriteJSON` of gorilla for a frame, `json.Marshal` for a batch.
+/// The output of goim v1.2: `WriteJSON` of gorilla for a frame, `json.Marshal` for a batch.
 #[test]
 fn messages_are_those_of_go_byte_by_byte() {
     for (body, told) in [
@@ -77,7 +77,7 @@ fn nesting_is_bounded() {
 proptest! {
     /// The scanner takes exactly what serde_json takes.
     #[test]
-    fn what_json_is_is_no_matter_of_opinion(text in "[\\[\\]{},:\" 0-9eE.+\\-\\\\u/ntrfalsebDd\u{1}é]{0,24}") {
+    fn the_json_scanner_accepts_what_serde_json_accepts(text in "[\\[\\]{},:\" 0-9eE.+\\-\\\\u/ntrfalsebDd\u{1}é]{0,24}") {
         let told = message(5, text.as_bytes());
         let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
         let value = serde_json::from_str::<Value>(&text);

@@ -211,7 +211,7 @@ fn an_upgrade() {
     );
 }
 
-/// What proxies and clients make of the headers; each is an upgrade by RFC 9110 5.3 and RFC 6455 4.2.1.
+/// Forms that proxies and clients give the headers; each is an upgrade by RFC 9110 5.3 and RFC 6455 4.2.1.
 #[test]
 fn headers_that_are_lists() {
     let version = "Sec-WebSocket-Version: 13";

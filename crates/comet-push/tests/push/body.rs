@@ -50,7 +50,7 @@ async fn bodies_up_to_the_bound_are_pushed_whole() {
 #[tokio::test]
 async fn longer_bodies_are_refused_with_the_numbers() {
     let mut api = start(PATIENT);
-    // The last does not fit the buffers of a socket: its caller has to be let finish.
+    // The last body does not fit the socket's buffers: the server must let its caller finish.
     for length in [257, 1_000, 32 << 20] {
         let body = vec![7; length];
         let expected = refused(&format!("the body has {length} bytes, more than the 256 allowed"));
@@ -77,7 +77,7 @@ async fn a_body_without_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_caller_who_asks_first_may_send() {
+async fn a_caller_that_expects_100_continue_may_send() {
     let mut api = start(PATIENT);
     let go_ahead = b"HTTP/1.1 100 Continue\r\n\r\n";
     for length in [2, 257] {
@@ -97,10 +97,10 @@ async fn a_caller_who_asks_first_may_send() {
     }
 }
 
-/// Some proxies ask, and send on without waiting. Unread bytes would make the end of the connection a reset, and the proxy would
-/// answer 502.
+/// Some proxies ask with `Expect`, and send the body without waiting. Unread bytes would end the connection by a reset, and the
+/// proxy would answer 502.
 #[tokio::test]
-async fn a_caller_who_asks_first_and_does_not_wait_reads_the_reason() {
+async fn a_caller_that_sends_before_100_continue_reads_the_refusal() {
     let api = start(PATIENT);
     let length = 32 << 20;
     let mut stream = TcpStream::connect(api.address).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_caller_who_asks_first_and_does_not_wait_reads_the_reason() {
 }
 
 #[tokio::test]
-async fn a_push_that_finds_too_many_under_way_is_told_by_its_status() {
+async fn a_push_beyond_the_bound_of_calls_gets_status_429() {
     let mut api = start(PATIENT);
     let mut stream = TcpStream::connect(api.address).await.unwrap();
     let target = format!("/goim/push/room?operation=5&type=live&room={BUSY}");
@@ -143,9 +143,9 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     assert!(api.is_untouched());
 }
 
-/// Callers that stop amid their bodies take no place of others.
+/// Callers that stop in the middle of their bodies take no places of others.
 #[tokio::test]
-async fn unfinished_bodies_hold_nobody_up() {
+async fn unfinished_bodies_delay_no_other_caller() {
     let mut api = start(PATIENT);
     let mut unfinished = Vec::new();
     let request = [head("Content-Length: 10"), b"half".to_vec()].concat();
@@ -158,7 +158,7 @@ async fn unfinished_bodies_hold_nobody_up() {
             assert_eq!(api.pushed().await, b"hi");
         }
     }
-    // Where there is no room left for all, the slowest is told.
+    // When there is no memory left for all, the oldest incomplete request is answered.
     let (status, answer) = answered(&mut unfinished[0]).await;
     assert_eq!((status, &answer["code"]), (503, &json!(-503)));
 }

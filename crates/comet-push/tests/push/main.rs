@@ -1,4 +1,4 @@
-//! The push API over loopback, in front of a backend that notes what it is asked for.
+//! The push API over loopback, in front of a backend that records its requests.
 
 mod body;
 mod recorder;

@@ -1,4 +1,4 @@
-//! The HTTP API on a socket, and a backend that notes the body of every push and answers with nothing.
+//! The HTTP API on a socket, and a backend that records the body of every push and answers with an empty ledger.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tonic::Status;
 
-/// Long enough that no test ever sees it, short enough that a hanging one ends.
+/// Long enough that no test reaches it, and short enough that a hanging test ends.
 pub(crate) const PATIENT: Duration = Duration::from_secs(30);
 
-/// For tests that wait for a timeout; what they do before it takes far less.
+/// For tests that wait for a timeout. Their work before it takes far less.
 pub(crate) const HASTY: Duration = Duration::from_millis(500);
 
 /// The API, running.
@@ -56,7 +56,7 @@ impl Running {
         self.bodies.recv().await.unwrap()
     }
 
-    /// Nothing was pushed since.
+    /// Whether no further push has arrived.
     pub(crate) fn is_untouched(&mut self) -> bool {
         self.bodies.try_recv() == Err(TryRecvError::Empty)
     }

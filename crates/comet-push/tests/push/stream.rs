@@ -1,4 +1,4 @@
-//! The stream of pushes, in front of a backend whose pushes end when the test says so.
+//! The stream of pushes, in front of a backend whose pushes end when the test ends them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 
 use crate::recorder::PATIENT;
 
-/// A push that the test ends: its room, and the way for its ledger.
+/// A push that the test ends: its room, and the sender for its ledger.
 type Begun = (String, oneshot::Sender<Ledger>);
 
 struct Manual(UnboundedSender<Begun>);
@@ -171,7 +171,7 @@ async fn pushes_begin_before_those_before_them_have_ended() {
         let target = Some(Target::RoomId(room.to_owned()));
         pushes.send(PushStreamReq { id, target, ..PushStreamReq::default() }).unwrap();
     }
-    // None has ended, and all have begun, in their order.
+    // All pushes have begun in their order, and none has ended.
     let mut ledgers = Vec::new();
     for expected in ["a", "b", "c"] {
         let (room, ledger) = begun.recv().await.unwrap();
@@ -196,10 +196,10 @@ async fn pushes_begin_before_those_before_them_have_ended() {
     assert_eq!(counts.all(), expected);
 }
 
-/// A full stream leaves room for the calls of others.
+/// A full stream leaves memory for other calls.
 #[tokio::test]
 async fn a_push_of_a_stream_takes_little_room_until_it_is_answered() {
-    // As much as 64 calls take beside their bytes.
+    // As much memory as 64 calls take beside their bytes.
     let mut running = start(64 * (16 << 10)).await;
     let Running { client, begun, .. } = &mut running;
     let (pushes, requests) = unbounded_channel();
@@ -207,7 +207,7 @@ async fn a_push_of_a_stream_takes_little_room_until_it_is_answered() {
         let target = Some(Target::RoomId("a".to_owned()));
         PushStreamReq { id, target, ..PushStreamReq::default() }
     };
-    // Unanswered, the answer begins.
+    // The response begins though no push is answered.
     let _replies = client.push_stream(UnboundedReceiverStream::new(requests)).await.unwrap();
     let mut ledgers = Vec::new();
     for id in 0..1_024 {

@@ -29,7 +29,7 @@ impl Forger {
         Self { is_tls13: true, key: aes(&key), iv, sequence: 0 }
     }
 
-    /// With the key that follows an update.
+    /// A forger with the key that follows an update.
     pub(crate) fn tls13_updated() -> Self {
         Self::of_secret(&expand(&[1; 32], "traffic upd", 32))
     }
@@ -38,7 +38,7 @@ impl Forger {
         Self { is_tls13: false, key: aes(&[1; 16]), iv: vec![1; 12], sequence: 0 }
     }
 
-    /// A record of `content_type`, with so many bytes of padding if it is one of TLS 1.3.
+    /// A record of `content_type`, with this many bytes of padding if it is one of TLS 1.3.
     pub(crate) fn record(&mut self, content_type: u8, content: &[u8], padding: usize) -> Vec<u8> {
         let mut nonce = self.iv.clone();
         for (byte, number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {

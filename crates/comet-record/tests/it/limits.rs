@@ -20,7 +20,7 @@ fn a_key_of_tls_1_3_is_updated_before_its_limit() {
             assert_eq!(open_all(&mut client, &out), Ok((b"data".to_vec(), false)));
             assert!(!client.owes_key_update(), "its key is another one");
         }
-        // Amid a long piece, too.
+        // In the middle of a long piece, too.
         let mut server = session(suite, false, [0, limit - 1]);
         let mut client = session(suite, true, [limit - 1, 0]);
         let out = sealed(&mut server, &[7; 40_000]);
@@ -53,7 +53,7 @@ fn a_key_of_tls_1_2_ends() {
 fn numbers_do_not_start_again() {
     for suite in SUITES {
         let mut server = session(suite, false, [u64::MAX, 0]);
-        // The record that would have this number has another one's seal, which does not matter.
+        // A record with this number would have the seal of another one, which does not matter here.
         let mut record = sealed(&mut session(suite, true, [0, 0]), b"data");
         assert_eq!(server.open(&mut record), Err(Fault::SequenceEnd));
     }

@@ -1,4 +1,4 @@
-//! Two sessions against a queue of bytes: whatever they do, and however often they move, each says what it was given.
+//! Two sessions against a queue of bytes: after any steps and any number of moves each side opens the data that the other sealed.
 
 use comet_record::Session;
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ fn side(from_client: bool) -> usize {
 
 proptest! {
     #[test]
-    fn each_side_says_what_it_was_given(suite in 0..6_usize, steps in steps()) {
+    fn each_side_opens_the_data_that_the_other_sealed(suite in 0..6_usize, steps in steps()) {
         let (client, server) = pair(SUITES[suite]);
         let mut sessions = [client, server];
         let mut wires = [Vec::new(), Vec::new()];

@@ -2,7 +2,7 @@
 
 use comet_record::{Fault, Opened, Session, record_len};
 
-/// The suites in the order of the exported format, with the lengths of what it has for a direction.
+/// The suites in the order of the exported format, with the lengths of their secrets for one direction.
 pub(crate) const SUITES: [(u8, usize); 6] = [(0, 32), (1, 48), (2, 32), (3, 28), (4, 44), (5, 44)];
 
 /// A session with these numbers of records, received and sent.
@@ -39,7 +39,7 @@ pub(crate) fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     records
 }
 
-/// What `session` finds in the records of `bytes`, and whether one of them closes.
+/// The data that `session` opens in the records of `bytes`, and whether one of them closes.
 pub(crate) fn open_all(session: &mut Session, bytes: &[u8]) -> Result<(Vec<u8>, bool), Fault> {
     let (mut data, mut is_closed) = (Vec::new(), false);
     for mut record in records(bytes) {

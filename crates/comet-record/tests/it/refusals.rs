@@ -10,7 +10,7 @@ const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
-/// What it is, its type and content, the fault, and the description of the alert.
+/// The name of the case, the record's type and content, the fault, and the description of the alert.
 type Case<Content> = (&'static str, u8, Content, Fault, Option<u8>);
 
 /// Asserts that the session ends by `fault`, that the peer gets `alert` as the last record, and that nothing is opened
@@ -26,7 +26,7 @@ fn check_end(
     server.end(fault, &mut out);
     let told = open_all(client, &out).map(|_| ());
     match alert {
-        // A warning is nothing to end for.
+        // A warning does not end the session.
         Some(100) | None => assert_eq!(told, Ok(()), "{case}"),
         Some(alert) => assert_eq!(told, Err(Fault::Alert(alert)), "{case}"),
     }
@@ -53,7 +53,7 @@ fn every_changed_bit_is_refused() {
             let len = record_len(&changed);
             if at / 8 == 3 || at / 8 == 4 {
                 assert_ne!(len, Ok(Some(record.len())), "{suite:?}");
-                // What follows would be taken for the rest of the record.
+                // The following bytes would be taken for the rest of the record.
                 let Ok(Some(len)) = len else { continue };
                 changed.resize(len, 7);
             }
@@ -91,14 +91,14 @@ fn cut_lost_doubled_and_moved_records_are_refused() {
             assert_eq!(server.open(&mut last.to_vec()), Err(Fault::BadMac), "{suite:?}: {case}");
             check_end(&mut server, &mut client, Fault::BadMac, Some(20), "moved");
         }
-        // A record that one side has sent does not come back as the other side's.
+        // A record of one side is not accepted when it comes back as one of the other side.
         let (mut client, _) = pair(suite);
         assert_eq!(client.open(&mut first.clone()), Err(Fault::BadMac), "reflected");
     }
 }
 
 #[test]
-fn what_has_no_place_after_the_handshake_is_refused() {
+fn messages_that_are_invalid_after_the_handshake_are_refused() {
     let update = |last| [&KEY_UPDATE[..4], &[last]].concat();
     let new_session_ticket = [4, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let cases: &[Case<Vec<u8>>] = &[
@@ -174,11 +174,11 @@ fn padding_is_removed_and_counts() {
         let mut record = Forger::tls13().record(DATA, content, padding);
         assert_eq!(server.open(&mut record), Err(Fault::Oversized), "{padding}");
     }
-    // Zeros alone: there is no type.
+    // Only zeros: there is no type.
     let (_, mut server) = pair(SUITES[0]);
     let mut record = Forger::tls13().record(0, &[0; 40], 3);
     assert_eq!(server.open(&mut record), Err(Fault::Unexpected));
-    // TLS 1.2 has no padding, and as many bytes.
+    // TLS 1.2 has no padding, and the same number of bytes.
     let (_, mut server) = pair(SUITES[3]);
     let mut record = Forger::tls12().record(DATA, &longest, 0);
     assert_eq!(server.open(&mut record), Ok(Opened::Data(&longest)));
@@ -222,7 +222,7 @@ fn records_without_data_are_bounded() {
             assert_eq!(server.open(&mut record), Err(Fault::NoData));
         }
     }
-    // Updates count as well, so that nobody has keys derived for nothing.
+    // Key updates count as records without data, so that a peer cannot cause endless key derivations.
     let (mut client, mut server) = pair(SUITES[0]);
     let mut out = Vec::new();
     for _ in 0..33 {
@@ -252,7 +252,7 @@ fn a_key_update_may_come_in_pieces_with_nothing_between_them() {
         let mut between = forger.record(content_type, content, 0);
         assert_eq!(server.open(&mut between), Err(Fault::Unexpected));
     }
-    // What has the old key is refused after the update.
+    // A record with the old key is refused after the update.
     let (_, mut server) = pair(SUITES[0]);
     let mut forger = Forger::tls13();
     server.open(&mut forger.record(HANDSHAKE, &KEY_UPDATE, 0)).unwrap();

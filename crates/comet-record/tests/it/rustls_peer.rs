@@ -148,7 +148,7 @@ fn open_all(session: &mut Session, mut bytes: &mut [u8]) -> Result<Vec<u8>, Faul
 }
 
 #[test]
-fn what_either_side_seals_the_other_one_opens() {
+fn data_sealed_by_either_side_is_opened_by_the_other() {
     for suite in SUITES {
         let (mut client, mut server) = connected(suite);
         for len in [1, 100, 16_384, 16_385, 50_000] {

@@ -66,7 +66,7 @@ fn bytes_that_are_no_session_are_refused() {
     }
     assert!(Session::import(&[&good[..], &[0]].concat()).is_err(), "too long");
     let tls12 = exported(SUITES[3], false, [3, 4]);
-    // A format, a suite, flags, a count and a piece of a message that there is not; updates with TLS 1.2.
+    // An invalid format, suite, flags, count and piece of a message, and key updates with TLS 1.2.
     for (bytes, at, value) in [
         (&good, 0, 2),
         (&good, 1, 6),
@@ -84,7 +84,7 @@ fn bytes_that_are_no_session_are_refused() {
     assert!(Session::import(&exported(SUITES[0], false, [0, (1 << 24) - 2])).is_err());
 }
 
-/// What this version writes, later versions read.
+/// Later versions read the output of this one.
 #[test]
 fn the_format_is_fixed() {
     let (mut client, mut server) = pair(SUITES[3]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use comet_record::{TICKET_KEY_ROTATION, TicketKeys};
 use rustls::server::ProducesTickets;
 
-/// Sealed by a key, and how it is opened after `rotations` more.
+/// Encrypts a ticket, and decrypts it after this many rotations.
 fn opened_after(rotations: u32) -> Option<Vec<u8>> {
     let begin = Instant::now();
     let keys = TicketKeys::new(begin);
@@ -38,13 +38,13 @@ fn a_key_is_replaced_once_it_is_due() {
     assert_ne!(second, first);
     keys.rotate(begin + TICKET_KEY_ROTATION);
     assert_eq!(name(&keys), second);
-    // Nobody has rotated for long: no ticket of these is good any more.
+    // There was no rotation for a long time, so none of these tickets is valid any more.
     keys.rotate(begin + TICKET_KEY_ROTATION * 9);
     assert_eq!(keys.export(begin).len(), 1 + 56);
 }
 
 #[test]
-fn a_ticket_that_is_changed_is_none() {
+fn a_changed_ticket_is_refused() {
     let keys = TicketKeys::new(Instant::now());
     let ticket = keys.encrypt(b"resume").unwrap();
     for bit in 0..ticket.len() * 8 {
@@ -107,7 +107,7 @@ fn bytes_that_are_no_keys_are_refused() {
     keys.import(&old, now).unwrap();
 }
 
-/// What this version writes, later versions read.
+/// Later versions read the output of this one.
 #[test]
 fn the_format_is_fixed() {
     let now = Instant::now();

@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_says_about_itself_is_not_about_the_command() {
+    fn errors_about_the_server_are_distinguished_from_errors_of_a_command() {
         let check = |reply: &str, is_server: bool| {
             let value = redis::parse_redis_value(format!("-{reply}\r\n").as_bytes());
             let error = value.and_then(redis::Value::extract_error).unwrap_err();

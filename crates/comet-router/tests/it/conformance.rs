@@ -10,7 +10,7 @@ use comet_router::{Buckets, SessionCounts, Sessions};
 pub(crate) const LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
 const HALF: Duration = Duration::from_secs(60 * 60);
 
-/// A store for which time can be made to pass.
+/// A store whose time can be advanced.
 pub(crate) trait AgingStore {
     type Store: Sessions;
 
@@ -212,7 +212,7 @@ async fn room_counts_are_replaced_and_summed(store: &impl Sessions) {
     store.add_room_counts("b", Buckets::ALL, &rooms(&[])).await.unwrap();
     assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 5)]));
 
-    // In parts: each replaces what it is of, and nothing else.
+    // Updates in parts: each replaces only the rooms that it covers.
     store.add_room_counts("c", Buckets(u64::MAX), &rooms(&[("1", 2), ("a", 3)])).await.unwrap();
     store.add_room_counts("c", Buckets(1 << 45), &rooms(&[("1", 4)])).await.unwrap();
     assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 5), ("1", 4), ("a", 3)]));

@@ -119,14 +119,14 @@ async fn rooms_are_bounded_over_all_servers() {
     assert_eq!(full.to_string(), "the session store is full: it takes 4096 rooms");
     store.add_room_counts("c", Buckets::ALL, &rooms(1)).await.unwrap();
     store.add_room_counts("d", Buckets::ALL, &rooms(1)).await.unwrap_err();
-    // What is there is renewed, and becomes less.
+    // Stored rooms are renewed, and their counts become smaller.
     store.add_room_counts("a", Buckets::ALL, &rooms(2_048)).await.unwrap();
     store.add_room_counts("a", Buckets::ALL, &rooms(1)).await.unwrap();
     store.add_room_counts("d", Buckets::ALL, &rooms(1)).await.unwrap();
     assert_eq!(store.members_of(&["0".to_owned()]).await.unwrap(), [4]);
 }
 
-/// A million rooms are added up while sessions begin.
+/// The counts of a million rooms are summed while sessions begin.
 #[test]
 fn sums_of_many_rooms_hold_up_no_session() {
     let store = Arc::new(Memory::new(LIFETIME));
@@ -148,6 +148,6 @@ fn sums_of_many_rooms_hold_up_no_session() {
         begun += 1;
     }
     assert_eq!(adding.join().unwrap(), 1_000_000);
-    // Were it held up, there would be a few.
+    // If the store were blocked, only a few sessions would have begun.
     assert!(begun > 1_000, "{begun}");
 }

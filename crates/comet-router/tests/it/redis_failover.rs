@@ -13,8 +13,8 @@ use crate::conformance::LIFETIME;
 use crate::redis::{store, until_it_answers};
 use crate::server::{PATIENCE, Server, free_port};
 
-/// An address in front of servers, as a balancer or a name that moves: who connects gets the present one,
-/// who is connected stays.
+/// An address in front of servers, like a balancer or a name that moves: new connections go to the present server,
+/// and open connections stay.
 struct Front {
     address: SocketAddr,
     target: Arc<AtomicU16>,
@@ -46,7 +46,7 @@ impl Front {
     }
 }
 
-/// Waits until the server is a replica that has everything, or a master.
+/// Waits until the server is a synchronized replica, or a master.
 async fn until_role(server: &Server, role: &str) {
     until_role_within(PATIENCE, server, role).await;
 }
@@ -73,7 +73,7 @@ async fn until_role_within(limit: Duration, server: &Server, role: &str) {
     timeout(limit, has_role).await.expect("it takes the role");
 }
 
-/// The connection stays open, and only what the server says shows that another one is the master.
+/// The connection stays open. Only the server's answers show that another one is the master.
 #[tokio::test]
 async fn a_demoted_server_is_left_for_its_successor() {
     let (Some(first), Some(second)) = (Server::start().await, Server::start().await) else {
@@ -136,7 +136,7 @@ async fn a_server_that_cannot_serve_is_tried_again_until_it_can() {
 }
 
 #[tokio::test]
-async fn sentinels_say_who_the_master_is() {
+async fn sentinels_name_the_master() {
     let (Some(first), Some(second)) = (Server::start().await, Server::start().await) else {
         return;
     };
@@ -149,7 +149,7 @@ async fn sentinels_say_who_the_master_is() {
         vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()]
     });
     let Some(sentinel) = sentinel.await else { return };
-    // The first of them is away.
+    // The first sentinel is away.
     let url = format!("redis+sentinel://127.0.0.1:{},{}/main", free_port(), sentinel.address());
     let (ca, lifetime) = (None, LIFETIME);
     let store =
@@ -165,7 +165,7 @@ async fn sentinels_say_who_the_master_is() {
             let begun = command.exec_async(&mut sentinel.connection().await).await;
             match begun {
                 Ok(()) => return,
-                // It has not found the replica yet.
+                // The sentinel has not found the replica yet.
                 Err(error) => assert!(error.to_string().contains("NOGOODSLAVE"), "{error}"),
             }
             sleep(Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! A gRPC server with health and reflection, and a caller that says by itself what it takes of the answers.
+//! A gRPC server with health and reflection, and a caller that controls the flow of the answers itself.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use tokio::sync::watch;
 pub(crate) const CHECK: &str = "/grpc.health.v1.Health/Check";
 pub(crate) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
-/// A message without a byte: of a check, the whole server is meant.
+/// A message without bytes: a health check of the whole server.
 pub(crate) const EMPTY: [u8; 5] = [0; 5];
 /// The question of reflection for the list of services.
 pub(crate) const LIST: [u8; 7] = [0, 0, 0, 0, 2, 0x3a, 0];
 
-/// RESOURCE_EXHAUSTED, as a status says it.
+/// The status RESOURCE_EXHAUSTED.
 pub(crate) const EXHAUSTED: &str = "8";
 
 /// How long a request may take.
@@ -34,7 +34,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One behind a gate of `gates` that asks for `tokens`.
+    /// A server behind a gate of `gates` that asks for `tokens`.
     pub(crate) fn start(gates: &Gates, tokens: &[&str]) -> Self {
         let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
         let address = bound.addresses[0].socket().unwrap();
@@ -49,7 +49,7 @@ impl Server {
         Self { address, _servers: servers, _phase: phase }
     }
 
-    /// A connection whose streams have a window of so many bytes each.
+    /// A connection whose streams have a window of this many bytes each.
     pub(crate) async fn caller(&self, window: u32) -> Caller {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (send, connection) =
@@ -59,10 +59,10 @@ impl Server {
     }
 }
 
-/// A connection to the server. What it is pinged it answers, as any caller.
+/// A connection to the server. It answers pings like any caller.
 pub(crate) struct Caller {
     send: SendRequest<Bytes>,
-    /// Ends with the connection.
+    /// Completes when the connection ends.
     pub(crate) ended: tokio::task::JoinHandle<()>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Call {
 }
 
 impl Caller {
-    /// A call of `path` with these messages; `is_end` with their end.
+    /// A call of `path` with these messages; with `is_end` the request ends after them.
     pub(crate) async fn call(&mut self, path: &str, messages: &[u8], is_end: bool) -> Call {
         self.call_with(path, None, messages, is_end).await
     }
@@ -110,7 +110,7 @@ impl Caller {
 }
 
 impl Call {
-    /// The status in the head, where nothing else follows.
+    /// The status in the head, if no message follows.
     pub(crate) fn refused(&self) -> Option<&str> {
         self.head.get("grpc-status").map(|status| status.to_str().unwrap())
     }

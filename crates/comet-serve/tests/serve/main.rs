@@ -1,4 +1,4 @@
-//! Servers as callers over HTTP/2 see them that do what no gRPC library does.
+//! Servers as seen by HTTP/2 callers with behaviour that no gRPC library has.
 
 mod caller;
 mod pages;

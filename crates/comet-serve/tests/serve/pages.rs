@@ -1,4 +1,4 @@
-//! Pages for operators beside APIs that are used to their bounds.
+//! Pages for operators while the APIs are at their bounds.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! Callers that take nothing of their answers, by the flow control of HTTP/2, and read everything else.
+//! Callers that take no bytes of their answers, by the flow control of HTTP/2, and read everything else.
 //!
-//! Clocks are paused for the waits alone: while bytes are on their way a paused clock may go on.
+//! Clocks are paused only for the waits: while bytes are under way a paused clock may go on.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::caller::{CHECK, Caller, EMPTY, EXHAUSTED, LIST, REFLECTION, Server};
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// The window of a stream that takes what it is sent.
+/// The window of a stream that takes its answers.
 const WIDE: u32 = 64 << 10;
 
-/// How long a caller may take nothing, and how much later that is noticed at most.
+/// How long a caller may take no bytes, and the longest delay until that is noticed.
 const TAKES_NOTHING: Duration = Duration::from_secs(30);
 const LATER: Duration = Duration::from_secs(30);
 
@@ -25,7 +25,7 @@ fn gates() -> Gates {
     Gates::new(65_536, 64 << 20)
 }
 
-/// Waits until the server has closed the connection because of what its caller leaves.
+/// Waits until the server has closed the connection because its caller takes no bytes.
 async fn is_closed(gates: &Gates, caller: Caller, since: Instant) {
     timeout(HOUR, caller.ended).await.expect("the connection is closed").unwrap();
     let after = since.elapsed();
@@ -36,7 +36,7 @@ async fn is_closed(gates: &Gates, caller: Caller, since: Instant) {
 #[tokio::test]
 async fn a_connection_is_closed_whose_caller_takes_no_answer() {
     for (path, messages) in [(CHECK, &EMPTY[..]), (WATCH, &EMPTY), (REFLECTION, &LIST)] {
-        // Of the shortest answer the last byte does not fit.
+        // The last byte of the shortest answer does not fit.
         for window in [0, 1, 6] {
             let gates = gates();
             let server = Server::start(&gates, &[]);
@@ -84,7 +84,7 @@ async fn answers_without_a_token_have_a_number() {
     let mut honest = server.caller(WIDE).await;
     assert_eq!(honest.check().await, EXHAUSTED);
     assert!(gates.read()[0].refused.contains(&("answers", 1)));
-    // Who has a token is served.
+    // A call with a token is served.
     let call = honest.call_with(CHECK, Some("Bearer a-token"), &EMPTY, true).await;
     assert_eq!(call.status().await, "0");
     pause();
@@ -109,6 +109,6 @@ async fn streams_have_a_number() {
     let mut caller = server.caller(WIDE).await;
     assert_eq!(caller.check().await, EXHAUSTED);
     streams.pop();
-    // Until the server has seen that it has ended.
+    // Until the server has noticed the end of the connection.
     while caller.check().await == EXHAUSTED {}
 }

@@ -77,7 +77,7 @@ impl Run {
         self.check_row(&books, class);
     }
 
-    /// The same, but with a fault of this sort.
+    /// The same, but with this fault.
     #[track_caller]
     fn check_fault(&self, class: Class, sort: &str) {
         let books = self.settle();
@@ -120,7 +120,7 @@ fn a_push_that_is_lost_is_found() {
 }
 
 #[test]
-fn a_host_that_is_named_is_told_to_the_caller() {
+fn a_missing_push_is_explained_by_a_host_named_to_the_caller() {
     for name in ["c", "*"] {
         let run = Run::new(Kind::Plain, 3).lose(1, 2);
         let named = run.answer(1, |it| (it.queued, it.unanswered) = (2, vec![name.to_owned()]));
@@ -147,7 +147,7 @@ fn a_drop_of_the_ledger_explains_one_client() {
 }
 
 #[test]
-fn a_hole_in_the_history_room_is_told_where_it_is() {
+fn a_missing_push_is_explained_only_by_a_gap_marker_at_its_place() {
     let lost = || Run::new(Kind::History, 3).lose(1, 2);
     lost().told(2, 1).check_explained(Class::Gap);
     for elsewhere in [0, 2] {
@@ -166,7 +166,7 @@ fn a_client_without_a_connection_gets_nothing() {
     away.answer(1, |it| it.queued = 2).check_explained(Class::NotConnected);
     let was_back = lost().reconnect(2, (SECOND_NS - 2, SECOND_NS - 1), 1);
     was_back.check_fault(Class::Unexplained, UNTOLD);
-    // It was queued, and the connection ended.
+    // The push was queued, and then the connection ended.
     let last = Run::new(Kind::Plain, 3).lose(2, 2).reconnect(2, (3 * SECOND_NS, 4 * SECOND_NS), 1);
     last.check_explained(Class::NotConnected);
     // A later push arrived on the same connection, or much time had passed.

@@ -298,9 +298,9 @@ mod tests {
         assert_eq!(home.recovered_since("h", 7, 30 * S - 2).0, Some(3));
     }
 
-    /// A loss between two pushes is a hole in the numbers as well, so that members are told.
+    /// A loss between two pushes leaves a hole in the numbers as well, so that members get a gap marker.
     #[test]
-    fn what_the_stream_lost_is_a_hole() {
+    fn pushes_that_the_stream_lost_leave_a_hole() {
         let mut home = Home::new(READ);
         assert_eq!(home.add("h", 10), Some(1));
         home.0.set_stream(StreamState { floor: 15 * S, ..READ });
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_in_the_stream_before_is_kept_and_goes_to_nobody() {
+    fn pushes_in_the_stream_before_the_start_are_kept_and_not_sent_live() {
         let mut home = Home::new(StreamState { is_read: false, ..READ });
         home.add("h", 10);
         home.add_aged("h", 11, 60);

@@ -149,7 +149,7 @@ fn concat(slices: Slices<'_>) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn sends_what_eight_separate_queues_would(steps in steps()) {
+    fn shared_outboxes_send_the_same_as_eight_separate_queues(steps in steps()) {
         let mut chains = Chains::new();
         let mut outboxes = [Outbox::EMPTY; 8];
         let mut models: [Model; 8] = Default::default();
@@ -315,7 +315,7 @@ fn a_frame_cut_in_the_middle_is_lost_and_the_ones_before_it_are_sent() {
 
 /// Each frame is looked at once for its window and once for its buffer, however long the backlog is.
 #[test]
-fn a_backlog_costs_what_its_frames_cost() {
+fn the_cost_of_a_backlog_is_linear_in_its_frames() {
     const FRAMES: u64 = 65_000;
     const READERS: usize = 10;
     let mut chains = Chains::new();

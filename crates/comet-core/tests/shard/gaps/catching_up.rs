@@ -8,8 +8,8 @@ use crate::rig::Rig;
 
 use super::{history_position, limits, member, offsets};
 
-/// A client that asks for what it missed while it reads nothing, so the history waits as a part, which newer pushes to the client
-/// take the place of.
+/// A client that asks for missed pushes and reads nothing. A part of the history waits in its outbox, where newer pushes
+/// replace it.
 fn catching_up() -> (Rig, ConnId, RoomHandle) {
     let limits = Limits { outbox_bytes: 4_000, ..limits(SlowConsumer::DropOldest) };
     let mut rig = Rig::new(1, limits);
@@ -25,7 +25,7 @@ fn catching_up() -> (Rig, ConnId, RoomHandle) {
     (rig, conn, handle)
 }
 
-/// It reads some more, and is pushed to now and then. Returns what it has read.
+/// The client reads some more, and gets a push now and then. Returns the bytes that it has read.
 fn round(rig: &mut Rig, conn: ConnId, round: usize) -> Vec<u8> {
     rig.allow(conn, Some(700));
     if round % 3 == 1 {
@@ -35,7 +35,7 @@ fn round(rig: &mut Rig, conn: ConnId, round: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_lost_while_a_client_catches_up_is_told() {
+fn pushes_lost_while_a_client_catches_up_are_reported_as_gaps() {
     let (mut rig, conn, handle) = catching_up();
     let mut got: Vec<u8> = (0..40).flat_map(|number| round(&mut rig, conn, number)).collect();
     rig.allow(conn, None);
@@ -64,7 +64,7 @@ fn what_is_lost_while_a_client_catches_up_is_told() {
 }
 
 #[test]
-fn nothing_is_told_behind_the_close_notice() {
+fn no_gap_marker_follows_the_close_notice() {
     for rounds in 0..20 {
         let (mut rig, conn, _) = catching_up();
         let mut got: Vec<u8> = (0..rounds).flat_map(|at| round(&mut rig, conn, at)).collect();

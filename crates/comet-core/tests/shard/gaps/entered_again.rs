@@ -1,4 +1,4 @@
-//! A client that leaves a room and comes back while pushes from before wait, some of which are dropped only then.
+//! A client leaves a room and enters it again while earlier pushes wait. Some of those are dropped after it has entered again.
 
 use comet_core::{CoalesceRule, Limits, Message, Push, SlowConsumer, home_of_room};
 use comet_proto::{Join, Leave, RoomGap, op};
@@ -8,7 +8,7 @@ use crate::history::{TELL, Told, told};
 use crate::rig::{Rig, frame_2, push, room_at};
 
 #[test]
-fn what_is_lost_behind_an_entry_is_told_behind_it() {
+fn pushes_lost_after_entering_a_room_again_are_reported_after_the_join_reply() {
     let rule = CoalesceRule {
         rooms: Some("".into()),
         operations: [].into(),
@@ -33,7 +33,7 @@ fn what_is_lost_behind_an_entry_is_told_behind_it() {
     rig.feed(conn, &frame_2(op::LEAVE, 6, &Leave { handle }.encode()));
     let join = Join { since: None, room: room.as_bytes() };
     rig.feed(conn, &frame_2(op::JOIN, 7, &join.encode()));
-    // The second takes the place of the first, and the third that of two from before.
+    // The second push replaces the first, and the third replaces two earlier ones.
     [Some("state"), Some("state"), None].into_iter().for_each(|id| send(&mut rig, id));
     rig.allow(conn, None);
 

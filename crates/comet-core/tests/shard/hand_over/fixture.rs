@@ -1,7 +1,7 @@
 //! Hand-overs of former releases, which every later one must read.
 //!
-//! A release that changes what is handed over adds files of its own, which `UPDATE_FIXTURES=1` writes, and leaves those of
-//! former ones as they are.
+//! A release that changes the format adds files of its own, which `UPDATE_FIXTURES=1` writes. It does not change the files of
+//! former releases.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use comet_handover::Shard;
 
 use super::story::Clients;
 
-/// Names of the files, the number of the shard left out.
+/// Names of the files, without the number of the shard.
 const RELEASES: [&str; 2] = ["version-1", "version-1-tls"];
 
 fn path(release: &str, shard: usize) -> PathBuf {
@@ -19,7 +19,7 @@ fn path(release: &str, shard: usize) -> PathBuf {
 }
 
 #[test]
-fn what_former_releases_hand_over_is_taken_over() {
+fn hand_overs_of_former_releases_are_taken_over() {
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
         let release = RELEASES.last().unwrap();
         let mut rig = Clients::amid_everything().rig;
@@ -37,7 +37,7 @@ fn what_former_releases_hand_over_is_taken_over() {
                 (handed, sockets)
             });
             let parts = distribute(parts.into(), count).unwrap();
-            // The story that was begun by that release ends as if it were this one.
+            // The story that the former release began ends as if this release had begun it.
             let told = Clients::from_parts(parts).end();
             let whole = super::Story::tell(None);
             for (name, bytes) in &told.outputs {

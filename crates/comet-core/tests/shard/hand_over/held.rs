@@ -1,4 +1,4 @@
-//! What clients send while a shard is about to be handed over asks nobody, and is read by whoever goes on.
+//! Input that arrives while a shard is about to be handed over is held. The process that goes on with the clients reads it.
 
 use comet_core::{
     CloseReason, ConnId, Hangup, Identity, LeftBehind, Limits, Logic, Message, Report, Transport,
@@ -25,7 +25,7 @@ fn clients(rig: &mut Rig) -> [ConnId; 2] {
     })
 }
 
-/// Bodies of the client messages that are reported, and their connections.
+/// The connections and bodies of the client messages that were reported to logic.
 fn received(rig: &mut Rig) -> Vec<(ConnId, Vec<u8>)> {
     let received = rig.take_reports().into_iter().filter_map(|report| match report {
         Report::Receive { conn, body, .. } => Some((conn, body.to_vec())),
@@ -38,7 +38,7 @@ fn rig() -> Rig {
     Rig::with_logic(1, Limits::default(), Logic::Remote { renew_ms: (1_000_000, 1_000_000) })
 }
 
-/// A message, and in the same bytes the next one, of which the end is missing.
+/// Sends a message and the beginning of the next one at once. Returns the missing end.
 fn feed(rig: &mut Rig, conns: [ConnId; 2]) -> [Vec<u8>; 2] {
     let sent = [frame(op::SEND, 1, b"one"), frame(op::SEND, 2, b"two")];
     let messages = [sent.clone(), sent.map(|frame| masked(0x82, &frame))];
@@ -52,7 +52,7 @@ fn feed(rig: &mut Rig, conns: [ConnId; 2]) -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn another_process_reads_what_was_held() {
+fn held_input_is_read_by_the_next_process() {
     let mut rig = rig();
     let conns = clients(&mut rig);
     rig.hold_input();
@@ -72,7 +72,7 @@ fn another_process_reads_what_was_held() {
 }
 
 #[test]
-fn the_former_process_reads_it_where_nothing_is_handed_over() {
+fn held_input_is_read_by_the_former_process_if_the_hand_over_fails() {
     let mut rig = rig();
     let conns = clients(&mut rig);
     rig.hold_input();
@@ -82,7 +82,7 @@ fn the_former_process_reads_it_where_nothing_is_handed_over() {
     assert_eq!(received(&mut rig), conns.map(|conn| (conn, b"one".to_vec())));
 }
 
-/// It is the server that is late, not the client.
+/// The server is late, not the client.
 #[test]
 fn a_heartbeat_that_is_held_is_in_time() {
     let limits = Limits { heartbeat_ms: 1_000, ..Limits::default() };
@@ -100,7 +100,7 @@ fn a_heartbeat_that_is_held_is_in_time() {
     assert_eq!(rig.take(conn).len(), frame(op::HEARTBEAT_REPLY, 2, &[0; 4]).len());
 }
 
-/// However long it was held, and whichever process reads it.
+/// This holds for any time in which input is held, and for either process.
 #[test]
 fn a_heartbeat_that_was_held_is_read_before_its_deadline_is_looked_at() {
     for (held_ms, is_handed_over) in
@@ -148,9 +148,9 @@ fn a_renewal_that_is_held_is_in_time() {
     assert!(!rig.is_closed(conn));
 }
 
-/// A message may lie there, or its goodbye.
+/// The held input may contain a message or a goodbye.
 #[test]
-fn what_was_held_is_read_when_its_client_leaves() {
+fn held_input_is_read_when_its_client_leaves() {
     let mut rig = rig();
     let conns = clients(&mut rig);
     rig.hold_input();
@@ -166,7 +166,7 @@ fn what_was_held_is_read_when_its_client_leaves() {
     }
 }
 
-/// What the last hand-over held waits for its turn as the next one begins.
+/// Input held by the last hand-over still waits to be read when the next one begins.
 #[test]
 fn what_waits_for_its_turn_is_read_where_the_client_has_left_before_the_hand_over() {
     let mut rig = rig();
@@ -187,7 +187,7 @@ fn what_waits_for_its_turn_is_read_where_the_client_has_left_before_the_hand_ove
     assert_eq!(received(&mut rig), conns.map(|conn| (conn, b"last".to_vec())));
 }
 
-/// A hand-over waits for answers of logic, and so does what is behind a message that logic has.
+/// A hand-over waits for answers of logic. The messages behind the one that logic has wait for the same answer.
 #[test]
 fn messages_behind_one_that_logic_has_are_read_where_the_client_has_left() {
     let mut rig = rig();
@@ -205,7 +205,7 @@ fn messages_behind_one_that_logic_has_are_read_where_the_client_has_left() {
     assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
 }
 
-/// More than may wait is no fault of a client: nobody reads it.
+/// A client that exceeds the bound of held input is not at fault: the server does not read it.
 #[test]
 fn a_client_that_sends_more_than_is_held_goes_on() {
     let mut rig = Rig::new(1, Limits::default());

@@ -4,9 +4,9 @@ use comet_core::{Limits, MessageClass, ShardId, home_of_key, home_of_user};
 
 use crate::rig::{Rig, room_at};
 
-/// More of them than are let in at once when the room's home answers.
+/// More connections wait than enter in one turn after the room's home has answered.
 #[test]
-fn all_that_wait_for_a_room_are_in_it_before_the_hand_over() {
+fn connections_that_wait_for_a_room_enter_it_before_the_hand_over() {
     const CLIENTS: usize = 100;
     let mut rig = Rig::new(2, Limits::default());
     let room = room_at(1);
@@ -17,7 +17,7 @@ fn all_that_wait_for_a_room_are_in_it_before_the_hand_over() {
     for key in keys.take(CLIENTS) {
         rig.join(0, &format!("{user}/{key}/+{room}/"));
     }
-    // What follows the freeze: messages of other shards are handled, and no deadlines.
+    // After the freeze messages of other shards are handled, but no deadlines.
     for class in MessageClass::ALL {
         while let Some(message) = rig.shards[1].poll_message(ShardId(0), class) {
             rig.shards[0].handle_message(message);

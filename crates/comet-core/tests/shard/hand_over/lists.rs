@@ -1,4 +1,4 @@
-//! Lists of rooms that are being made when a shard is about to be handed over. A frozen core has no other turns for them.
+//! Lists of rooms that are incomplete when a shard is about to be handed over. A frozen core has no later turns to complete them.
 
 use comet_core::{CallId, Limits, Message, Report};
 

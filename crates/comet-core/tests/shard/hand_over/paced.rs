@@ -13,7 +13,7 @@ use super::COUNTS;
 
 const CLIENTS: usize = 60;
 
-/// The same in the fixtures, which were made when 21 clients had had it.
+/// The same number in the fixtures, which were written after 21 clients had got the broadcast.
 const BODY: &[u8] = b"paced";
 
 /// Two shards with clients, to which a broadcast goes at 10 and 20 connections a second.
@@ -30,7 +30,7 @@ fn begun(clients: usize) -> (Rig, Vec<ConnId>, CallId) {
     (rig, conns, call)
 }
 
-/// What the broadcast of `call` has come to, and on which shards it ended.
+/// The outcome of the broadcast of `call`, and the shards on which it ended.
 fn ends(rig: &mut Rig, call: CallId) -> (Tally, Vec<ShardId>) {
     let (mut sum, mut shards) = (Tally::default(), Vec::new());
     for report in rig.take_reports() {
@@ -59,12 +59,12 @@ fn assert_each_got_it(rig: &mut Rig, conns: &[ConnId]) {
 }
 
 #[test]
-fn every_client_gets_it_once_whatever_the_number_of_shards() {
+fn a_paced_broadcast_reaches_each_client_once_for_any_number_of_shards() {
     for first in COUNTS {
         for second in COUNTS {
             let (mut rig, mut conns, call) = begun(CLIENTS);
             rig.pass(500);
-            // Slots that are free again count as no client.
+            // Slots that have become free do not count as clients.
             let left = conns.remove(0);
             rig.hang_up(left);
             rename(&mut conns, &rig.upgrade(first));
@@ -81,7 +81,7 @@ fn every_client_gets_it_once_whatever_the_number_of_shards() {
 }
 
 #[test]
-fn the_speed_of_all_shards_together_stays() {
+fn the_total_speed_of_a_paced_broadcast_stays_the_same() {
     for count in COUNTS {
         let (mut rig, mut conns, call) = begun(4 * CLIENTS);
         rig.pass(1_000);
@@ -97,9 +97,9 @@ fn the_speed_of_all_shards_together_stays() {
     }
 }
 
-/// On one shard it was over before the hand-over, on the other it was not.
+/// On one shard the broadcast was complete before the hand-over, on the other it was not.
 #[test]
-fn it_ends_once_where_it_goes_on() {
+fn a_paced_broadcast_is_reported_as_ended_once_by_each_new_shard() {
     for count in COUNTS {
         let (mut rig, mut conns, call) = begun(CLIENTS);
         rig.pass(1_600);
@@ -122,7 +122,7 @@ fn it_ends_once_where_it_goes_on() {
 }
 
 #[test]
-fn it_is_cancelled_by_its_id() {
+fn a_paced_broadcast_is_cancelled_by_its_id_after_a_hand_over() {
     for count in COUNTS {
         let (mut rig, mut conns, call) = begun(CLIENTS);
         rig.pass(500);
@@ -137,9 +137,9 @@ fn it_is_cancelled_by_its_id() {
     }
 }
 
-/// If the other process fails, the shards go on with it.
+/// If the other process fails, the shards go on with the broadcast.
 #[test]
-fn it_goes_on_where_nobody_takes_it() {
+fn a_paced_broadcast_goes_on_if_the_hand_over_fails() {
     let (mut rig, conns, call) = begun(CLIENTS);
     rig.pass(500);
     rig.hand_over();
@@ -150,7 +150,7 @@ fn it_goes_on_where_nobody_takes_it() {
 }
 
 #[test]
-fn a_release_that_would_lose_it_refuses() {
+fn a_hand_over_with_paced_broadcasts_requires_that_feature() {
     let (mut rig, ..) = begun(CLIENTS);
     assert_eq!(rig.shards[0].required_by_connections(), [feature::PACED]);
     for (bytes, _) in rig.hand_over() {
@@ -159,7 +159,7 @@ fn a_release_that_would_lose_it_refuses() {
 }
 
 #[test]
-fn one_that_contradicts_itself_is_refused() {
+fn an_inconsistent_paced_broadcast_is_refused() {
     let check = |what: &str, change: fn(&mut handed::PacedBroadcast)| {
         let (mut rig, ..) = begun(CLIENTS);
         rig.pass(500);
@@ -189,7 +189,7 @@ fn path(shard: usize) -> PathBuf {
 
 /// As `fixture.rs`: hand-overs of former releases, which every later one must read.
 #[test]
-fn what_a_former_release_has_paced_goes_on() {
+fn a_paced_broadcast_of_a_former_release_goes_on() {
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
         let (mut rig, ..) = begun(CLIENTS);
         rig.pass(650);

@@ -1,4 +1,4 @@
-//! Hand-overs that are refused, and bytes that are none.
+//! Hand-overs that are refused, and bytes that are no hand-over.
 
 use comet_core::{Limits, Logic, Millis, Settings, Shard, ShardId, distribute};
 use comet_handover as handed;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::story::Clients;
 
-/// What two shards hand over amid everything.
+/// The state that two shards hand over in the middle of the story.
 fn handed_over() -> Vec<(handed::Shard, Vec<usize>)> {
     let mut rig = Clients::amid_everything().rig;
     rig.sealed = Some(20);
@@ -26,7 +26,7 @@ fn fault(change: impl FnOnce(&mut Vec<(handed::Shard, Vec<usize>)>)) -> String {
 }
 
 #[test]
-fn a_hand_over_that_contradicts_itself_is_refused() {
+fn an_inconsistent_hand_over_is_refused() {
     let check = |what: &str, change: fn(&mut Vec<(handed::Shard, Vec<usize>)>)| {
         let fault = fault(change);
         assert!(fault.contains(what), "{fault}");
@@ -66,7 +66,7 @@ fn a_hand_over_that_contradicts_itself_is_refused() {
 }
 
 #[test]
-fn what_the_reader_does_not_know_is_refused_by_its_name() {
+fn unknown_features_and_versions_of_a_hand_over_are_refused_by_name() {
     let (mut shard, _) = handed_over().remove(0);
     shard.required.push("frames_of_silver".into());
     let fault = handed::Shard::decode(&shard.encode()).unwrap_err();
@@ -78,7 +78,7 @@ fn what_the_reader_does_not_know_is_refused_by_its_name() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
-    /// Whatever is changed in a hand-over, it is refused or taken over.
+    /// A hand-over with arbitrary changes is refused or taken over, without a panic.
     #[test]
     fn no_bytes_cause_a_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),

@@ -7,7 +7,7 @@ use comet_proto::op;
 
 use crate::rig::{Rig, UPGRADE, frame, frame_2, masked};
 
-/// What came of it.
+/// The result of a story.
 pub(super) struct Story {
     /// All bytes that each client was sent.
     pub(super) outputs: BTreeMap<&'static str, Vec<u8>>,
@@ -30,12 +30,12 @@ fn limits() -> Limits {
     }
 }
 
-/// What happens in the middle.
+/// The event in the middle of the story.
 #[derive(Clone, Copy)]
 enum Amid {
     Nothing,
     HandOver(u16),
-    /// Nobody takes over what was handed over.
+    /// The state is handed over, but no process takes it.
     Undone,
 }
 
@@ -50,7 +50,7 @@ impl Story {
         Self::tell_with(count.map_or(Amid::Nothing, Amid::HandOver), None)
     }
 
-    /// So many bytes of each send are sealed.
+    /// This many bytes of each send are sealed.
     pub(super) fn tell_sealed(count: u16, sealed: usize) -> Self {
         Self::tell_with(Amid::HandOver(count), Some(sealed))
     }
@@ -124,7 +124,7 @@ impl Clients {
         clients
     }
 
-    /// Those of a hand-over; each key is the name of its client.
+    /// The clients of a hand-over; each key is the name of its client.
     pub(super) fn from_parts(parts: Vec<(TakeOver, Vec<String>)>) -> Self {
         let mut rig = Rig::new(parts.len() as u16, limits());
         let mut conns = BTreeMap::new();
@@ -141,7 +141,7 @@ impl Clients {
         }
     }
 
-    /// More happens, and all clients read what there is.
+    /// The rest of the story. All clients read all their output.
     pub(super) fn end(mut self) -> Story {
         let rig = &mut self.rig;
         rig.feed(self.conns["half_received"], &frame(op::HEARTBEAT, 7, b"")[9..]);
@@ -161,7 +161,7 @@ impl Clients {
     }
 }
 
-/// The counts that do not depend on how often something was tried.
+/// The counts that do not depend on the number of attempts.
 fn totals(rig: &Rig) -> BTreeMap<&'static str, u64> {
     let mut totals: BTreeMap<&'static str, u64> = BTreeMap::new();
     for shard in &rig.shards {

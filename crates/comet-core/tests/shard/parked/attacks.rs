@@ -1,11 +1,11 @@
-//! Clients that claim what is not theirs, all at once, or more than there is space for.
+//! Clients that claim one session all at once, and users with more sessions or pushes than there is space for.
 
 use comet_core::{CloseReason, ResumeLimits, Shard, Tally, Transport, home_of_key};
 
 use super::{PUSH, TOKEN, WINDOW_MS, check_books, limits, parked, pushes, request, welcome, with};
 use crate::rig::Rig;
 
-/// Whatever the home has told the first one by then, the last one gets everything, and nobody gets anything twice.
+/// The last claimant gets all pushes, whatever the home has sent to the first one by then. No push is delivered twice.
 #[test]
 fn a_session_that_many_connections_claim_at_once_goes_to_the_last() {
     let home = home_of_key("k", 2).0;
@@ -22,7 +22,7 @@ fn a_session_that_many_connections_claim_at_once_goes_to_the_last() {
             rig.feed(conn, &request(TOKEN));
             conn
         });
-        // The answer to it is held as well.
+        // The messages for this push are held as well.
         rig.push_user(7, PUSH, b"4");
         rig.held.clear();
         rig.run();
@@ -51,7 +51,7 @@ fn contains_push(mut bytes: &[u8]) -> bool {
     false
 }
 
-/// A user has as many sessions as `keys` says, none of them connected any more.
+/// Shards where user 7 has this many sessions, all without a connection.
 fn many(keys: u32, resume: ResumeLimits) -> Rig {
     let mut rig = Rig::new(2, comet_core::Limits { resume, ..limits() });
     for number in 0..keys {
@@ -81,7 +81,8 @@ fn ten_thousand_sessions_of_one_user_are_parked_and_end() {
     check_books(&rig);
 }
 
-/// The memory of a shard is a bound whatever a user's clients and callers do. What does not fit is told and counted.
+/// The memory for parked pushes of a shard is bounded, whatever a user's clients and callers do. Pushes that do not fit are
+/// reported and counted.
 #[test]
 fn the_memory_of_parked_sessions_is_a_bound() {
     const MEMORY: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! How much is parked, and what.
+//! Bounds of parked sessions, and which pushes are parked.
 
 use comet_core::{ResumeLimits, Shard, Tally};
 use comet_proto::{KeptSession, Resumed, op};
@@ -7,7 +7,7 @@ use super::{FRESH, PUSH, TOKEN, check_books, join, parked, pushes, resumed, with
 use crate::rig::{frame, frame_2};
 
 #[test]
-fn a_session_is_bounded_and_says_what_is_lost() {
+fn a_parked_session_is_bounded_and_reports_lost_pushes() {
     let body = "x".repeat(100);
     let full = Tally { matched: 1, dropped: [0, 0, 0, 0, 0, 0, 0, 1], ..Tally::default() };
     let frame_bytes = frame(PUSH, 0, body.as_bytes()).len() as u32 + 2;
@@ -48,7 +48,7 @@ fn a_session_for_which_there_is_no_memory_ends() {
 }
 
 #[test]
-fn only_what_the_session_accepts_is_parked() {
+fn only_operations_that_the_session_accepts_are_parked() {
     let mut rig = with(|_| {});
     let (conn, ..) = join(&mut rig, 0, "7/k//1000");
     rig.feed(conn, &frame_2(op::SUBSCRIBE, 2, b"1001"));
@@ -56,7 +56,7 @@ fn only_what_the_session_accepts_is_parked() {
     assert_eq!(rig.push_keys(&["k"], PUSH, b"1"), parked(1));
     assert_eq!(rig.push_keys(&["k"], 1_002, b"2").dropped_total(), 1);
     assert_eq!(rig.push_keys(&["k"], 1_001, b"3"), parked(1));
-    // The next connection has not subscribed yet. Its session had.
+    // The next connection has not subscribed yet, but its session had.
     let (_, _, rest) = join(&mut rig, 1, "7/k//1000");
     assert_eq!(rest, [pushes(&["1"]), frame(1_001, 0, b"3")].concat());
 }

@@ -1,4 +1,4 @@
-//! Parked sessions on their way to another process.
+//! Parked sessions in a hand-over to another process.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ fn parked_sessions_go_on_in_another_process() {
         let (stays, ..) = join(&mut rig, 1, "8/other//1000");
         rig.allow(stays, Some(0));
         rig.push_keys(&["other"], PUSH, b"2");
-        // A process that does not know it is refused before anybody is stopped.
+        // A process that does not know the feature is refused before any core is frozen.
         assert_eq!(rig.shards[1].required_by_connections(), ["parked"]);
         let stays = rig.upgrade(count)[&stays];
         assert_eq!(rig.push_user(7, PUSH, b"3"), parked(1), "{count}");
@@ -38,7 +38,7 @@ fn path(shard: usize) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// `UPDATE_FIXTURES=1` writes what this release hands over.
+/// `UPDATE_FIXTURES=1` writes the hand-over of this release.
 #[test]
 fn parked_sessions_of_the_first_release_that_had_them_are_taken_over() {
     if std::env::var_os("UPDATE_FIXTURES").is_some() {

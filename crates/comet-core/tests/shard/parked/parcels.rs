@@ -1,4 +1,4 @@
-//! What was parked goes out at once, and still counts push by push.
+//! Parked pushes are sent together, and are still counted one by one.
 
 use comet_core::{ConnId, Hangup, SlowConsumer, Tally, Transport};
 use comet_proto::{decode, op};
@@ -33,7 +33,7 @@ fn enter(rig: &mut Rig, transport: Transport, window: Option<usize>) -> ConnId {
     conn
 }
 
-/// The bodies of the pushes that `sent` has to their last bytes.
+/// The bodies of the pushes that `sent` contains completely.
 fn bodies(transport: Transport, mut sent: &[u8]) -> Vec<String> {
     let mut bodies = Vec::new();
     if transport == Transport::WebSocket {
@@ -67,7 +67,7 @@ fn sums(rig: &Rig) -> [u64; 4] {
 }
 
 #[test]
-fn a_connection_that_ends_amid_what_was_parked_leaves_the_rest_for_the_next() {
+fn a_connection_that_ends_amid_parked_pushes_leaves_the_rest_for_the_next() {
     for transport in [Transport::Tcp, Transport::WebSocket] {
         let mut rig = with(|_| {});
         let conn = come_back(&mut rig, transport, None);
@@ -94,7 +94,7 @@ fn a_connection_that_ends_amid_what_was_parked_leaves_the_rest_for_the_next() {
 }
 
 #[test]
-fn a_process_takes_over_amid_what_was_parked() {
+fn a_hand_over_amid_parked_pushes_loses_and_repeats_none() {
     for transport in [Transport::Tcp, Transport::WebSocket] {
         let mut rig = with(|_| {});
         let conn = come_back(&mut rig, transport, None);
@@ -131,9 +131,9 @@ fn a_process_takes_over_amid_what_was_parked() {
     }
 }
 
-/// It is not dropped for newer ones, because its client was told how much follows.
+/// Parked pushes are not dropped for newer ones, because the client was told their number.
 #[test]
-fn an_outbox_that_is_full_drops_none_of_what_was_parked() {
+fn a_full_outbox_drops_no_parked_pushes() {
     for slow_consumer in [SlowConsumer::DropOldest, SlowConsumer::DropNewest] {
         let mut rig = Rig::new(2, comet_core::Limits { slow_consumer, svr_proto: 4, ..limits() });
         let conn = come_back(&mut rig, Transport::Tcp, Some(0));
@@ -152,7 +152,7 @@ fn an_outbox_that_is_full_drops_none_of_what_was_parked() {
 }
 
 #[test]
-fn an_outbox_with_less_space_than_the_session_had_takes_what_fits() {
+fn an_outbox_smaller_than_the_session_takes_the_parked_pushes_that_fit() {
     let mut rig = Rig::new(2, comet_core::Limits { svr_proto: 2, ..limits() });
     let conn = come_back(&mut rig, Transport::Tcp, None);
     assert_eq!(bodies(Transport::Tcp, &rig.take(conn)), BODIES[..2]);

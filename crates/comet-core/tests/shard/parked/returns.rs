@@ -1,12 +1,12 @@
-//! Connections that end, or are replaced, while a session returns to them.
+//! Connections that end or are replaced while a session is being resumed on them.
 
 use comet_core::{CloseReason, Hangup, Message, Millis, Transport, home_of_key, home_of_user};
 
 use super::{PUSH, TOKEN, check_books, join, parked, pushes, request, resumed, welcome, with};
 
-/// The client has its answer, and its connection is cut while what was parked is on the way.
+/// The client has its answer, and its connection is cut before the parked pushes arrive.
 #[test]
-fn a_connection_that_ends_before_it_is_given_what_was_parked_parks_it_again() {
+fn a_connection_that_ends_before_it_gets_its_parked_pushes_parks_them_again() {
     let home = home_of_key("k", 2).0;
     let owner = 1 - home;
     let mut rig = with(|_| {});
@@ -16,13 +16,13 @@ fn a_connection_that_ends_before_it_is_given_what_was_parked_parks_it_again() {
     assert_eq!(rig.push_keys(&["k"], PUSH + 1, b"2"), parked(1));
     let conn = rig.connect(owner, Transport::Tcp);
     rig.held.insert((home, owner));
-    // It accepts other operations than its predecessor did, whose filter has been asked.
+    // It accepts other operations than its predecessor, so the home has to ask for that one's filter.
     rig.feed(conn, &request(&format!("{TOKEN}{PUSH}")));
     rig.held.clear();
     rig.held.insert((owner, home));
     rig.run();
     assert_eq!(welcome(&rig.take(conn)), (resumed(2), Vec::new()));
-    // The home takes the session for resumed, and what it sends waits.
+    // The home considers the session resumed, and the messages that it sends are held.
     rig.held.clear();
     rig.held.insert((home, owner));
     rig.run();
@@ -40,12 +40,12 @@ fn a_connection_that_ends_before_it_is_given_what_was_parked_parks_it_again() {
     check_books(&rig);
 }
 
-/// It waits for what its predecessor has not sent, when another host turns out to hold the key.
+/// The claimant waits for the unsent pushes of its predecessor when another host proves to hold the key.
 #[test]
 fn a_claimant_whose_key_another_host_holds_leaves_no_session_behind() {
     let home = home_of_key("k", 2).0;
     let former = 1 - home;
-    // Its home is no other shard, so that the registration of the claimant is not held.
+    // The home of the user is on the same shard, so that the registration of the claimant is not held.
     let user = (1..).find(|&user| home_of_user(user, 2).0 == home).unwrap();
     let token = format!("{user}/k//");
     let mut rig = with(|_| {});

@@ -7,7 +7,7 @@ use comet_handover::{TicketKeys, Tls, feature};
 
 use super::{Rig, Wire, shards_of};
 
-/// Who was called what before.
+/// The new id of each connection, by its former id.
 pub(crate) type Renamed = BTreeMap<ConnId, ConnId>;
 
 impl Rig {
@@ -33,7 +33,7 @@ impl Rig {
         }
     }
 
-    /// What all shards hand over, as bytes.
+    /// The state that all shards hand over, as bytes.
     pub(crate) fn hand_over(&mut self) -> Vec<(Vec<u8>, Vec<ConnId>)> {
         self.freeze();
         let wires = &self.wires;
@@ -60,24 +60,24 @@ impl Rig {
         handed.collect()
     }
 
-    /// Shards read nothing of what clients send.
+    /// From now on shards read no input of clients.
     pub(crate) fn hold_input(&mut self) {
         self.holds_input = true;
         self.shards.iter_mut().for_each(Shard::hold_input);
     }
 
-    /// Whoever goes on reads what was held.
+    /// The shards that go on read the held input.
     pub(crate) fn release_input(&mut self) {
         self.holds_input = false;
         self.shards.iter_mut().for_each(Shard::release_input);
     }
 
-    /// Another process with `count` shards and a clock of its own goes on with all that there is.
+    /// Another process with `count` shards and a clock of its own takes over everything.
     pub(crate) fn upgrade(&mut self, count: u16) -> Renamed {
         self.upgrade_with(count, |limits| limits)
     }
 
-    /// Shards that have just begun go on. Returns the connections with what belongs to each; their sockets take everything.
+    /// The shards, which are new, take over. Returns the connections, each with its socket; all sockets take any number of bytes.
     pub(crate) fn take_over<S>(&mut self, parts: Vec<(TakeOver, Vec<S>)>) -> Vec<(ConnId, S)> {
         let mut all = Vec::new();
         for (shard, (mut part, sockets)) in self.shards.iter_mut().zip(parts) {

@@ -1,4 +1,4 @@
-//! Connections that come and go at once, and one client that asks too much.
+//! Many connections that begin or end at once, and one client with too many requests.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn tokens_of_closed_connections_are_not_looked_at() {
     for conn in hung_up {
         core.shard.handle_hangup(conn, Hangup::Eof);
     }
-    // The others have timed out while their tokens waited.
+    // The other connections timed out while their tokens waited.
     while core.shard.counters().handshakes > 0 {
         core.pass(100);
         core.shard.handle_time(Millis(core.now));
@@ -61,7 +61,7 @@ fn each_end_of_a_connection_costs_two_closes_and_two_messages() {
     let bound = Work {
         closings: load,
         closed_events: CLOSED_EVENTS_MAX as u64,
-        // First our side, then both: nothing is left to send.
+        // First our side is shut, and then both sides: nothing is left to send.
         closes: 2 * load,
         messages: 2 * load + 1,
         ..Work::default()
@@ -90,7 +90,7 @@ fn tokens_that_expire_together_are_spread_over_turns() {
         turns += 1;
         assert!(closed == COUNT as u64 || core.shard.has_work());
     }
-    // Other work of the shard has its share of them.
+    // Other work of the shard has its share of the units.
     assert!(turns <= 2 * COUNT * 32 / SLICE_UNITS, "{turns} turns");
 }
 
@@ -148,7 +148,7 @@ fn one_client_costs_no_more_than_its_bounds() {
             limits: Limits { trace_users: [1].into(), cli_proto: u16::MAX, ..Limits::default() },
             logic: Logic::Embedded,
             load: |shard, conn| shard.handle_recv(conn, &frame(op::SEND, 1, b"").repeat(10_000)),
-            // The last one says how many were missed.
+            // The last event has the number of missed ones.
             bound: Work { transmits: 1, reports: TRACE_EVENTS_MAX as u64 + 1, ..Work::default() },
         },
     ];
@@ -188,7 +188,7 @@ fn deadlines_of_one_tick_are_spread_over_turns() {
     assert!(closings.iter().all(|closed| *closed <= EXPIRED_MAX as u64), "{closings:?}");
 }
 
-/// Their room's home answers once for all of them.
+/// The room's home answers once for all of these connections.
 #[test]
 fn connections_that_wait_for_one_room_are_answered_over_turns() {
     // A quarter of them have both homes here, and are live without an answer of the other shard.
@@ -219,9 +219,9 @@ fn connections_that_wait_for_one_room_are_answered_over_turns() {
     assert_eq!(work.deliveries, count, "all of them are members");
 }
 
-/// A count that is due while connections wait is sent later, also if none of them enters.
+/// A count that is due while connections wait is sent later, even if none of them enters.
 #[test]
-fn the_count_of_a_room_is_sent_when_nobody_waits_for_it() {
+fn the_count_of_a_room_is_sent_when_no_connection_waits_for_the_room() {
     let mut core = Core::with_members(2, Limits::default(), 10_000);
     core.turn(|_| {});
     core.slices = 1;
@@ -236,7 +236,7 @@ fn the_count_of_a_room_is_sent_when_nobody_waits_for_it() {
     let entered = core.turn(|shard| shard.handle_message(joined)).transmits as usize;
     assert!(entered < clients.len(), "others wait");
     core.pass(ROOM_COUNT_MS);
-    // The one that came last is let in first.
+    // The connection that came last enters first.
     core.turn(|shard| {
         for &conn in &clients[..clients.len() - entered] {
             shard.handle_hangup(conn, Hangup::Eof);

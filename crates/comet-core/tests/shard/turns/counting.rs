@@ -10,7 +10,7 @@ use comet_proto::op;
 
 use crate::rig::frame;
 
-/// What one turn did.
+/// The work of one turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Work {
     /// Connections that pushes were offered to.
@@ -56,7 +56,7 @@ pub(super) struct Core {
     pub(super) clients: Vec<ConnId>,
     pub(super) in_flight: Vec<(ConnId, usize)>,
     pub(super) longest_transmit: usize,
-    /// Slices of each kind of work that a turn has time for.
+    /// The number of slices of each kind of work in a turn.
     pub(super) slices: usize,
     /// When tokens expire.
     pub(super) expires_in_ms: Option<u64>,

@@ -15,7 +15,7 @@ use super::counting::{CALL, Core};
 const MEMBERS: usize = 4 * CROWD_SLICE;
 const SLICE: u64 = CROWD_SLICE as u64;
 
-/// A shard of `members` clients in the room `r`, whose turns have one slice. More than a slice are a crowd.
+/// A shard with `members` clients in the room `r`. A turn has one slice, and a room with more members than a slice is a crowd.
 fn core(members: usize, limits: Limits) -> Core {
     let limits = Limits { crowd_above: limits.crowd_slice, ..limits };
     let mut core = Core::with_members(1, limits, members);
@@ -43,7 +43,7 @@ fn a_push_to_few_waits_for_one_slice_of_a_crowd() {
     let message = Message::DeliverConns { call: CALL, conns, push: push(5, b"few") };
     let second = core.turn(|shard| shard.handle_message(message));
     assert_eq!((second.deliveries, second.transmits, second.reports), (SLICE + 1, SLICE + 1, 1));
-    // It is offered the push of the crowd all the same.
+    // The push of the crowd is offered to it nevertheless.
     let rest: Vec<_> = (0..2).map(|_| core.turn(|_| {})).collect();
     assert_eq!(rest.iter().map(|turn| turn.deliveries).sum::<u64>(), 2 * SLICE);
     assert_eq!((rest[1].reports, core.shard.has_crowds()), (1, false));
@@ -131,7 +131,7 @@ fn a_push_to_many_keys_is_a_crowd() {
     while core.shard.has_pushes() {
         turns.push(core.turn(|_| {}));
     }
-    // A client that has got the push gets the next one at once, another one only in its turn.
+    // A client that has got the push gets the next one at once; other clients get it in the turn of the crowd.
     let (first, last) = (few(&core, 0), few(&core, MEMBERS - 1));
     turns.push(core.turn(|shard| shard.handle_message(first)));
     assert_eq!(turns.last().map(|turn| turn.deliveries), Some(SLICE + 1));
@@ -218,7 +218,7 @@ fn a_client_that_connects_beside_a_crowd_waits_for_few_sends() {
     assert!(core.shard.has_crowds() && sends < 1_000, "{turns:?}");
 }
 
-/// The rest waits in the inbox.
+/// The remaining pushes wait in the inbox.
 #[test]
 fn a_crowd_has_as_many_pushes_waiting_as_a_turn_takes() {
     let limits = Limits { svr_proto: 20, ..Limits::default() };

@@ -99,7 +99,7 @@ fn a_push_costs_one_transmit_for_each_connection_and_one_report() {
         let first = core.turn(|shard| shard.handle_message(message.clone()));
         let bound = Work { deliveries: load, transmits: load, reports: 1, ..Work::default() };
         first.assert_within(bound, case);
-        // However many pushes wait, a connection has one transmit in flight.
+        // A connection has one transmit in flight, however many pushes wait.
         let sends = std::mem::take(&mut core.in_flight);
         let more = core.turn(|shard| (0..20).for_each(|_| shard.handle_message(message.clone())));
         let bound = Work { deliveries: 20 * load, reports: 20, ..Work::default() };
@@ -110,8 +110,8 @@ fn a_push_costs_one_transmit_for_each_connection_and_one_report() {
     }
 }
 
-/// Whatever a push is to, and whatever becomes of its deliveries: one slice of a turn has a bound, the push
-/// goes on in the next turn, and its tally has all of it.
+/// For each target of a push and each outcome of its deliveries: a slice of a turn is bounded, the push goes on in the
+/// next turn, and its tally is complete.
 #[test]
 fn a_long_push_is_spread_over_turns() {
     const MEMBERS: usize = 30_000;
@@ -138,7 +138,7 @@ fn a_long_push_is_spread_over_turns() {
         (limits(SlowConsumer::Close), 512),
     ];
     for (target, message) in pushes {
-        // Each list of connections that their home here has found reports for itself.
+        // Each list of connections found by a home of this shard has a report of its own.
         let is_by_name = matches!(message, Message::PushKeys { .. } | Message::PushUsers { .. });
         let lists = if is_by_name { MEMBERS.div_ceil(OWNERS_MAX) as u64 } else { 0 };
         for (limits, closings) in &policies {
@@ -154,7 +154,7 @@ fn a_long_push_is_spread_over_turns() {
             while core.shard.has_pushes() || core.shard.has_crowds() {
                 let work = core.turn(|_| {});
                 let bound = Work {
-                    // Those of a message to a shard go together.
+                    // The deliveries of one message to a shard are done together.
                     deliveries: (SLICE_UNITS + OWNERS_MAX) as u64,
                     closings: *closings + OWNERS_MAX as u64,
                     transmits: u64::MAX,
@@ -175,7 +175,7 @@ fn a_long_push_is_spread_over_turns() {
     }
 }
 
-/// Keys that are not there cost a look each.
+/// Each absent key costs one lookup.
 #[test]
 fn the_keys_of_calls_are_spread_over_turns() {
     let mut core = Core::new(1, Limits::default(), Logic::Embedded);

@@ -43,7 +43,7 @@ fn a_drain_closes_its_share_every_step() {
     }
 }
 
-/// Close notices that are due all at once.
+/// All close notices are due at once.
 #[test]
 fn a_drain_at_once_is_spread_over_turns() {
     const COUNT: u64 = 300_000;
@@ -189,7 +189,7 @@ fn a_room_sends_one_count_every_step_and_none_while_one_waits() {
     step(&mut core, |_| {});
     for _ in 0..3 {
         core.pass(ROOM_COUNT_MS);
-        // However often a count changes within a step.
+        // One count is sent, however often it changes within a step.
         let changes = |shard: &mut Shard| (1..10).for_each(|members| change(shard, members));
         assert_eq!(step(&mut core, changes), load, "changed counts");
         core.pass(ROOM_COUNT_MS / 2);

@@ -51,7 +51,7 @@ fn may_miss_hosts(cluster: &mut Cluster<u32>, now: Millis) -> bool {
 
 /// NATS was restarted. The hosts announce their rooms in the same order.
 #[test]
-fn a_room_that_is_not_told_yet_is_not_relied_on() {
+fn hosts_do_not_rely_on_rooms_that_are_not_announced_yet() {
     let mut world = World::new(&["a", "b", "c"]);
     for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
         world.event(name, Event::Disconnected);
@@ -83,7 +83,7 @@ fn a_room_that_is_not_told_yet_is_not_relied_on() {
 
 /// The host asked for members long ago, and announces its rooms to a host that has not heard that.
 #[test]
-fn a_room_is_told_again_to_a_host_that_connects_later() {
+fn a_room_is_announced_again_to_a_host_that_connects_later() {
     let mut cluster = host(1);
     let announced = |host: &str| Event::Announced { host: host.into(), reads_stream: false };
     let known_at = Millis(2 * SETTLE_MS);
@@ -129,9 +129,9 @@ fn lost_notices_are_asked_for_less_and_less_often() {
     assert!((2_500..=SETTLE_MS).contains(&pause_ms), "{pause_ms}");
 }
 
-/// They lost notices at the same moment, for the same reason.
+/// The hosts lost notices at the same moment, for the same reason.
 #[test]
-fn hosts_do_not_ask_in_step_for_what_they_lost() {
+fn hosts_that_lost_the_same_notices_ask_at_different_times() {
     let mut first: Vec<u64> =
         (0..8).map(|seed| tellings(&mut host(seed), 10..20, |_| 1)[0]).collect();
     first.sort();
@@ -188,9 +188,9 @@ fn an_answer_that_finds_no_room_does_not_ask() {
     assert_eq!(told(&mut cluster, next.after(ANNOUNCE_EVERY_MS)), [("r".to_owned(), true)]);
 }
 
-/// An engine that takes nothing for a long time.
+/// The engine takes no commands for a long time.
 #[test]
-fn what_is_not_told_is_kept_once_and_only_while_there_are_members() {
+fn unannounced_rooms_are_kept_once_and_only_while_they_have_members() {
     let mut cluster = host(1);
     for number in 0..1_000 {
         let room: Arc<str> = format!("gone{number}").into();

@@ -11,7 +11,7 @@ fn cut_off() -> World {
 }
 
 #[test]
-fn where_nobody_is_subscribed_the_host_that_was_cut_off_is_named() {
+fn without_subscribers_only_the_host_that_was_cut_off_is_named() {
     let mut world = cut_off();
     // `c` answers that it has no members. So only `b` may have some.
     assert_eq!(world.push("a", room("r")), None);
@@ -43,7 +43,7 @@ fn a_host_with_members_that_is_silent_is_named_each_time() {
 
 /// `a` hears no host: its own connection may be dead. So its knowledge of the rooms of `c` may be outdated.
 #[test]
-fn where_nobody_was_heard_silent_hosts_end_no_call_for_others() {
+fn if_no_host_was_heard_silent_hosts_are_waited_for_and_named() {
     let mut world = World::new(&["a", "b", "c"]);
     world.set_members("a", "r", 1);
     world.set_members("b", "r", 3);
@@ -106,7 +106,7 @@ fn a_host_that_has_just_connected_asks_all() {
 }
 
 #[test]
-fn a_host_that_lost_messages_says_so_and_asks_again_who_has_members() {
+fn a_host_that_lost_messages_reports_it_and_asks_for_members_again() {
     let mut world = World::new(&["a", "b"]);
     world.set_members("a", "r", 1);
     world.settle();
@@ -131,7 +131,7 @@ fn a_host_that_lost_messages_says_so_and_asks_again_who_has_members() {
 }
 
 #[test]
-fn a_host_that_has_just_started_says_that_it_knows_no_other() {
+fn a_host_that_has_just_started_reports_that_it_knows_no_other() {
     let mut world = World::new(&["a"]);
     for event in [Event::Disconnected, Event::Connected] {
         world.event("a", event);
@@ -171,9 +171,9 @@ fn where_all_others_are_silent_all_are_named_until_they_come_back() {
     assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec![]));
 }
 
-/// It hears no host meanwhile, and the announcements of others about rooms wait for it.
+/// Meanwhile it hears no host, and the announcements of others about rooms wait to be read.
 #[test]
-fn a_host_that_was_stopped_takes_nobody_for_silent_and_asks_all() {
+fn a_host_that_was_stopped_takes_no_other_for_silent_and_asks_all() {
     let mut world = World::new(&["a", "b", "c"]);
     world.set_members("a", "r", 1);
     world.set_members("b", "r", 3);
@@ -262,7 +262,7 @@ fn the_counts_of_hosts_are_summed_at_their_places() {
     assert_eq!((outcome.counts, outcome.unanswered), (vec![3, 0, 0], vec!["c".into()]));
 }
 
-/// Otherwise it would be waited for until the deadline.
+/// Otherwise the call would wait for this host until the deadline.
 #[test]
 fn a_host_that_refuses_a_push_is_named_at_once() {
     let mut world = World::new(&["a", "b", "c"]);

@@ -1,4 +1,4 @@
-//! Notices about sessions: they go on, or they ended.
+//! Notices that sessions go on, or that they ended.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn a_renewal_that_logic_does_not_hear_goes_back_to_the_keys_home() {
             let sent = rig.only_sent();
             rig.reply(&sent, refused(13));
             rig.pinged();
-            // It rests until it is known which addresses are available.
+            // The notice waits until it is known which addresses are available.
             assert!(rig.sent().is_empty());
             let due = rig.client.poll_timeout();
             assert!(due.is_some_and(|due| due <= rig.now.after(500)), "{due:?}");

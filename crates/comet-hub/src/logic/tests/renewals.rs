@@ -49,7 +49,7 @@ fn room_counts_are_renewed_while_logic_is_available() {
 
 /// A repeated failure is logged once, whatever was asked.
 #[test]
-fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
+fn a_failed_renewal_is_logged_and_counted_with_its_code() {
     let mut rig = Rig::new(1, 8);
     let too_much =
         |code: StatusCode| AttemptOutcome::Refused { code, sentence: "too \u{1b}much".into() };
@@ -81,7 +81,7 @@ fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
 
 /// goim's logic keeps the count of a room until it is replaced.
 #[test]
-fn a_room_that_emptied_is_told_as_zero_until_logic_has_answered() {
+fn an_emptied_room_is_reported_as_zero_until_logic_has_answered() {
     let mut rig = Rig::unavailable(1, 1);
     rig.make_available(ConnectionId { address: 0, generation: 0 });
     let none = || AttemptOutcome::Replied(Reply::Elsewhere(vec![Vec::new(), Vec::new()]));
@@ -156,7 +156,7 @@ fn rooms_beyond_a_request_go_in_pieces() {
 }
 
 #[test]
-fn rooms_that_fit_no_request_are_said_once() {
+fn rooms_that_fit_no_request_are_logged_once() {
     let mut rig = Rig::new(1, 8);
     let of_one_bucket = (0..).map(|at| format!("{at:0200}"));
     let of_one_bucket =
