@@ -11,9 +11,7 @@ use std::time::Duration;
 pub(crate) struct Acks {
     /// Bytes that the peer has acknowledged since the connection began, modulo 2^32.
     pub(crate) bytes: u32,
-    /// The time since the last acknowledgement, or since bytes were last sent if that is longer. To a peer with a closed
-    /// window none are sent, though it acknowledges the probes of the window. A peer that is gone acknowledges nothing, though
-    /// bytes are sent to it again.
+    /// The time since an acknowledgement that may have been one of new bytes (see [`silence`]).
     pub(crate) silence: Duration,
 }
 
@@ -33,8 +31,22 @@ pub(crate) fn acks(socket: impl AsFd) -> io::Result<Acks> {
     }
     // SAFETY: the structure has numbers alone, and those that an older kernel does not write are zero.
     let info = unsafe { info.assume_init() };
-    let silence = info.tcpi_last_ack_recv.max(info.tcpi_last_data_sent);
-    Ok(Acks { bytes: info.tcpi_bytes_acked as u32, silence: Duration::from_millis(silence.into()) })
+    Ok(Acks {
+        bytes: info.tcpi_bytes_acked as u32,
+        silence: Duration::from_millis(silence(&info).into()),
+    })
+}
+
+/// Milliseconds since the last acknowledgement that may have been one of new bytes.
+///
+/// With bytes in flight that is the last acknowledgement of all. A whole send buffer may be in flight, so the time of the
+/// last transmission says nothing about a slow link. With none in flight the peer has closed its window. It acknowledges the
+/// probes of the window as well, but since the last transmission nothing new.
+fn silence(info: &libc::tcp_info) -> u32 {
+    match info.tcpi_unacked {
+        0 => info.tcpi_last_ack_recv.max(info.tcpi_last_data_sent),
+        _ => info.tcpi_last_ack_recv,
+    }
 }
 
 #[cfg(test)]
@@ -44,6 +56,24 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn acknowledgements_count_as_long_as_bytes_are_in_flight() {
+        let silence = |unacked, last_ack, last_sent| {
+            // SAFETY: zeros are values of all its numbers.
+            let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+            info.tcpi_unacked = unacked;
+            info.tcpi_last_ack_recv = last_ack;
+            info.tcpi_last_data_sent = last_sent;
+            silence(&info)
+        };
+        // A slow link: its queue has the whole send buffer.
+        assert_eq!(silence(20, 100, 15_000), 100);
+        // A peer that is gone: bytes are sent to it again.
+        assert_eq!(silence(20, 15_000, 100), 15_000);
+        // A closed window: its probes are acknowledged.
+        assert_eq!(silence(0, 100, 15_000), 15_000);
+    }
 
     /// Bytes that the peer's kernel has taken are acknowledged. Once its buffer is full nothing is sent any more, and once it
     /// has read they go on.

@@ -250,15 +250,13 @@ impl<A: Authenticator> Driver<A> {
         let mut advanced = Vec::new();
         shard.postpone_overdue(|conn| {
             let socket = sockets.at(conn.slot);
-            // The completion of this connection's input may be among those that the turn did not take.
-            if ring.has_completions() || socket.has_backlog() {
-                return true;
-            }
+            // Before all else: the completion queue of a busy core may never be empty.
             let progress = socket.ack_progress(write_timeout);
             if progress == AckProgress::Advanced {
                 advanced.push(conn);
             }
-            progress != AckProgress::None
+            // The completion of this connection's input may be among those that the turn did not take.
+            progress != AckProgress::None || ring.has_completions() || socket.has_backlog()
         });
         for conn in advanced {
             shard.handle_send_progress(conn);
