@@ -41,6 +41,10 @@ const TURN_TIME: Duration = Duration::from_millis(5);
 /// The part of [`TURN_TIME`] that completions may take, so that pushes get their share.
 const COMPLETIONS_TIME: Duration = Duration::from_millis(2);
 
+/// After a turn of this length all completions that the kernel has deferred are posted. The system call at the end of a turn
+/// posts 20 of them at most (io_uring since Linux 6.13), so clients would wait for many such turns.
+const LONG_TURN: Duration = Duration::from_micros(100);
+
 /// Completions between two readings of the clock; a reading takes some 30 ns. The costliest completions take more than
 /// 100 us each: a buffer full of compressed messages, or of TLS key updates.
 const COMPLETIONS_A_LOOK: usize = 8;
@@ -86,6 +90,8 @@ pub(crate) struct Driver<A> {
     epoch: Instant,
     now: Millis,
     turn_end: Instant,
+    /// The last turn took longer than [`LONG_TURN`].
+    was_long: bool,
     close_log: CloseLog,
     stop: Arc<AtomicBool>,
     commands: CommandQueue,
@@ -146,6 +152,7 @@ impl<A: Authenticator> Driver<A> {
             epoch: settings.epoch,
             now,
             turn_end: settings.epoch,
+            was_long: false,
             close_log: CloseLog::default(),
             stop,
             commands,
@@ -184,8 +191,9 @@ impl<A: Authenticator> Driver<A> {
             self.rearm_caller_accepts();
             self.send_reports();
             let is_busy = self.submit_if_busy();
-            let micros = u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX);
-            self.shard.handle_turn(micros);
+            let elapsed = begin.elapsed();
+            self.was_long = elapsed > LONG_TURN;
+            self.shard.handle_turn(u32::try_from(elapsed.as_micros()).unwrap_or(u32::MAX));
             if !is_busy {
                 self.sleep();
             }
@@ -212,7 +220,7 @@ impl<A: Authenticator> Driver<A> {
         let mut most = self.ring.completions_a_turn();
         while most > 0 {
             self.ring.take(&mut completions, most.min(COMPLETIONS_A_LOOK));
-            if completions.is_empty() {
+            if completions.is_empty() && !(self.was_long && self.ring.post_deferred()) {
                 break;
             }
             most -= completions.len();

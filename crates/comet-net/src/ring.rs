@@ -330,6 +330,17 @@ impl Ring {
         self.enter(0, None);
     }
 
+    /// Lets the kernel post completions that it has deferred. Returns whether there were any.
+    pub(crate) fn post_deferred(&mut self) -> bool {
+        let submission = self.ring.submission();
+        let has_deferred = submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        if has_deferred {
+            self.submit();
+        }
+        has_deferred
+    }
+
     /// One system call: submits what is queued, lets the kernel post deferred completions, and waits for `want` of
     /// them, for at most `timeout`.
     fn enter(&mut self, want: u32, timeout: Option<Duration>) {

@@ -19,9 +19,9 @@ use crate::tls::TlsSession;
 
 /// How soon a failed accept is submitted again. Most failures come from exhausted descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Most handshakes that one turn continues, if it has time. When many clients reconnect at once, connected clients get
-/// their pushes in between.
-const HANDSHAKES_A_TURN: usize = 64;
+/// Most handshakes that one turn continues, if it has time. Each takes some 100 us. When many clients reconnect at once,
+/// connected clients get their pushes and replies in between.
+const HANDSHAKES_A_TURN: usize = 8;
 
 impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_accepted(&mut self, index: ListenerIndex, completion: Completion) {
