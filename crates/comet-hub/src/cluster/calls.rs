@@ -434,7 +434,10 @@ impl<C> Calls<C> {
     fn end_as(&mut self, call: ClusterCallId, not_stored: Option<NotStored>) {
         let Some(open) = self.open.remove(&call) else { return };
         let unanswered: Vec<HostName> = open.not_answered().chain(&open.lost).cloned().collect();
-        self.silent += unanswered.len() as u64;
+        // No host can answer a push that the stream did not take, so the reply names none.
+        if not_stored.is_none() {
+            self.silent += unanswered.len() as u64;
+        }
         let Open { answered, tally, counts, pages, deadline, caller, .. } = open;
         self.deadlines.remove(&(deadline, call));
         let hosts = answered.len() as u32;

@@ -198,6 +198,7 @@ mod tests {
         cluster.store((Millis(4_000), 1_000), publication(), 7);
         let reason = "there is no connection to NATS";
         assert_eq!(outcome(&mut cluster).unwrap().not_stored, refused(reason));
+        assert_eq!(cluster.counts().silent, 0);
     }
 
     #[test]
@@ -209,5 +210,6 @@ mod tests {
         cluster.handle_timeout(Millis(3_000));
         let outcome = outcome(&mut cluster).expect("its time is over");
         assert_eq!((outcome.not_stored, outcome.unanswered), (None, vec!["b".into()]));
+        assert_eq!(cluster.counts().silent, 1);
     }
 }
