@@ -453,7 +453,7 @@ sections! {
         jwt_keys: Vec<PathBuf> = [] in list(Files), Alive;
         /// URLs of key sets (RFC 7517), which are fetched at start, and again while comet runs: https://, or http://
         /// of this host.
-        jwks_urls: Vec<String> = [] in list(KeyUrls), AtStart;
+        jwks_urls: Vec<String> = [] in Secret(list(KeyUrls)), AtStart;
         /// After how long a key set is fetched again, at the latest.
         jwks_refresh: Duration = "5m" in duration(10 * SECOND..=DAY), AtStart;
         /// Signatures that are accepted.

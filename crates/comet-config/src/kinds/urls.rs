@@ -133,6 +133,10 @@ impl Elements<String> for KeyUrls {
     fn write(&self, element: &String) -> String {
         element.clone()
     }
+
+    fn show_secret(&self, element: &String) -> String {
+        without_secrets(element)
+    }
 }
 
 fn is_key_url(text: &str) -> bool {

@@ -296,12 +296,17 @@ fn a_password_is_shown_nowhere_wherever_it_was_written() {
             "logic_server.redis=[\"redis://u:hunter2@store:1/0?password=hunter2\", \"redis://h?p=x@hunter2\"]",
             "nats.user=\"u\"",
             "nats.password=\"p4://hunter2\"",
+            "token.kind=\"jwt\"",
+            "token.jwks_urls=[\"https://issuer.example/keys?key=hunter2\"]",
         ],
     );
     let redis = "redis = [\"redis://u:***@store:1/0?***\", \"redis://***\"]";
+    let keys = "jwks_urls = [\"https://issuer.example/keys?***\"]";
     for shown in [config.to_toml(), format!("{config:?}")] {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
     let shown = config.to_toml();
-    assert!(shown.contains(redis) && shown.contains("password = \"***\""), "{shown}");
+    for part in [redis, keys, "password = \"***\""] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
 }
