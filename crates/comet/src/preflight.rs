@@ -260,9 +260,15 @@ impl Findings {
 
     fn certificates(&mut self, config: &Config) {
         match listeners::tls(config) {
-            // No listener needs them yet; one more listener would.
             Ok(None) if config.tls.certificates.is_empty() => {}
-            Ok(None) => _ = self.take(listeners::load_tls(config)),
+            // No listener needs them yet; one more listener would.
+            Ok(None) => {
+                if let Err(error) = listeners::load_tls(config) {
+                    let mistakes = error.to_string().replace('\n', "; ");
+                    self.warnings
+                        .push(format!("no listener uses tls.certificates yet; {mistakes}"));
+                }
+            }
             Ok(Some(tls)) => {
                 let certificates = listeners::certificates(&tls, config);
                 self.warnings.extend(certificates.iter().filter_map(Certificate::warning));

@@ -370,6 +370,21 @@ fn an_expired_certificate_is_warned_of_at_check_and_start() {
     assert!(line.contains(&warning), "{line}");
 }
 
+/// They are taken at SIGHUP, so a start takes them as well. A listener that needs them makes them a mistake.
+#[test]
+fn unusable_certificates_that_no_listener_uses_are_warned_of_at_check_and_start() {
+    let sets = ["tls.certificates=[\"/nonexistent/chain\"]", "tls.keys=[\"/nonexistent/key\"]"];
+    let warning = "no listener uses tls.certificates yet; tls.certificates[0]: /nonexistent/chain cannot be read: ";
+    let (code, _, said) = run(&[&["--check"], &with_sets(&sets)[..]].concat());
+    assert!(code == 0 && said.starts_with(&format!("comet: {warning}")), "{said}");
+    let server = Server::start(&sets);
+    let line = line_with(&server.log, " WARN ");
+    assert!(line.contains(warning), "{line}");
+    let bind = "websocket.tls_bind=[\"127.0.0.1:0\"]";
+    let (code, _, said) = run(&[&["--check"], &with_sets(&[sets[0], sets[1], bind])[..]].concat());
+    assert!(code == 1 && said.starts_with("comet: tls.certificates[0]: "), "{said}");
+}
+
 #[test]
 fn comet_logic_says_what_changes_and_what_waits() {
     let file =
