@@ -5,6 +5,7 @@ use std::error::Error;
 
 use axum::body::{Bytes, HttpBody};
 use axum::extract::Request;
+use axum::http::header::EXPECT;
 use tokio_stream::StreamExt;
 use tonic::Status;
 
@@ -25,7 +26,8 @@ impl Bodies {
         Self { length_max: bounds.frame_max }
     }
 
-    /// The whole body of `request`.
+    /// The whole body of `request`. A body that would not be read to its end is refused before it is sent, if the caller
+    /// waits for `100 Continue`.
     ///
     /// # Errors
     /// If it is too long, breaks off, or does not arrive in time.
@@ -33,11 +35,19 @@ impl Bodies {
         let max = self.length_max as u64;
         // 0 if it is not announced.
         let announced = request.body().size_hint().exact().unwrap_or(0);
+        if announced > max + REST_MAX && request.headers().contains_key(EXPECT) {
+            return Err(body_too_long(announced, self.length_max));
+        }
         let mut kept = Vec::new();
         let mut length = 0;
         let mut chunks = request.into_body().into_data_stream();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| broken_off(&error))?;
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                // Whatever ended it: a retry would be refused as well.
+                Err(_) if announced > max => return Err(body_too_long(announced, self.length_max)),
+                Err(error) => return Err(broken_off(&error)),
+            };
             length += chunk.len() as u64;
             if announced.max(length) > max {
                 kept = Vec::new();

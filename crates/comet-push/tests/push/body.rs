@@ -113,6 +113,27 @@ async fn a_caller_that_sends_before_100_continue_reads_the_refusal() {
     assert!(answer.contains(&reason), "{answer}");
 }
 
+/// Its body is longer than what is discarded of one.
+#[tokio::test]
+async fn a_caller_that_waits_for_100_continue_reads_the_refusal_of_a_huge_body() {
+    let mut api = start(PATIENT);
+    let length = 1_u64 << 30;
+    let head = head(&format!("Expect: 100-continue\r\nContent-Length: {length}"));
+    let expected = refused(&format!("the body has {length} bytes, more than the 256 allowed"));
+    assert_eq!(sent(api.address, &head).await, expected);
+    assert!(api.is_untouched());
+}
+
+/// A caller that tries again after 408 would be refused again.
+#[tokio::test]
+async fn a_body_that_is_too_long_and_late_is_refused_as_too_long() {
+    let mut api = start(HASTY);
+    let request = [head("Content-Length: 1000"), b"half".to_vec()].concat();
+    let expected = refused("the body has 1000 bytes, more than the 256 allowed");
+    assert_eq!(sent(api.address, &request).await, expected);
+    assert!(api.is_untouched());
+}
+
 #[tokio::test]
 async fn a_push_beyond_the_bound_of_calls_gets_status_429() {
     let mut api = start(PATIENT);
