@@ -90,9 +90,13 @@ async fn dial(address: String) -> io::Result<TokioIo<Gathered>> {
 }
 
 impl Pusher {
-    /// Connects to `address`, `host:port`. Fails if it is not an address, or nobody listens there.
+    /// Connects to `address`, `host:port`, and waits until the server has accepted the connection: under attack that takes
+    /// a while, and is no part of the latency of a push. Fails if it is not an address, or nobody listens there.
     pub(crate) async fn connect(address: &str) -> Result<Self> {
-        Ok(Self(CometClient::new(connect(address).await?)))
+        let mut client = CometClient::new(connect(address).await?);
+        // A push without keys and message is refused, and the refusal is as good as any other answer.
+        let _ = client.push_msg(PushMsgReq::default()).await;
+        Ok(Self(client))
     }
 
     /// Pushes and waits for the answer. Fails if the server refused the push, or is gone.

@@ -92,11 +92,25 @@ impl Tls {
 
     /// The ClientHello, if nothing was sent yet.
     pub(crate) fn hello(&mut self) -> io::Result<Vec<u8>> {
-        let mut hello = Vec::new();
-        while self.0.wants_write() {
-            self.0.write_tls(&mut hello)?;
+        self.encrypt(&[])
+    }
+
+    /// Makes the handshake on a blocking socket. Fails if the server does not make its part.
+    pub(crate) fn handshake(&mut self, mut socket: &TcpStream) -> io::Result<()> {
+        while self.0.is_handshaking() {
+            self.0.complete_io(&mut socket)?;
         }
-        Ok(hello)
+        Ok(())
+    }
+
+    /// `plain` in records. Fails if the handshake is not made.
+    pub(crate) fn encrypt(&mut self, plain: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.writer().write_all(plain)?;
+        let mut records = Vec::new();
+        while self.0.wants_write() {
+            self.0.write_tls(&mut records)?;
+        }
+        Ok(records)
     }
 
     /// Decrypts input from the socket and passes it on in pieces. Fails if it violates TLS, or `take` fails.

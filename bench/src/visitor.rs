@@ -59,8 +59,7 @@ impl Visitor {
 
     /// Ends the connection with a reset.
     pub(crate) fn reset(self) -> io::Result<()> {
-        // With a linger of 0 s, close(2) sends an RST (tcp(7), SO_LINGER).
-        Ok(sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO))?)
+        reset(self.stream)
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -77,6 +76,12 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
     prepare(&stream)?;
     Ok(stream)
+}
+
+/// Ends a connection with a reset.
+pub(crate) fn reset(stream: TcpStream) -> io::Result<()> {
+    // With a linger of 0 s, close(2) sends an RST (tcp(7), SO_LINGER).
+    Ok(sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?)
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {

@@ -11,12 +11,19 @@ pub(crate) enum Attack {
     Accepts,
     /// Connections that say nothing.
     HalfOpen,
-    /// One byte after the other: a frame's header, an upgrade, a PROXY header, a ClientHello, a push over HTTP.
+    /// One byte after the other. Before the token: a frame, an upgrade, a PROXY header, a ClientHello, a TLS record.
     TrickledFrames,
     TrickledUpgrades,
     TrickledProxyHeaders,
     TrickledHellos,
+    TrickledRecords,
+    /// After the token: a message.
+    TrickledMessages,
+    /// By callers: a push over HTTP, a call over gRPC, a push frame, a request for the metrics.
     TrickledPushes,
+    TrickledCalls,
+    TrickledPushFrames,
+    TrickledScrapes,
     /// Clients that do not read what is pushed to them, under each policy.
     StalledDropNewest,
     StalledDropOldest,
@@ -37,6 +44,12 @@ pub(crate) enum Attack {
 impl Attack {
     /// Whether all clients of its server connect over TLS.
     pub(crate) fn is_of_tls(self) -> bool {
-        matches!(self, Self::TrickledHellos | Self::TlsHandshakes | Self::AbandonedHellos)
+        matches!(
+            self,
+            Self::TrickledHellos
+                | Self::TrickledRecords
+                | Self::TlsHandshakes
+                | Self::AbandonedHellos
+        )
     }
 }

@@ -86,10 +86,10 @@ pub(crate) fn run(args: &OverloadArgs) -> Result<bool> {
 
 /// The effect of one attack on the clients of a separate server.
 fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
-    let [http] = free_ports(Ipv4Addr::LOCALHOST)?;
+    let [api] = free_ports(Ipv4Addr::LOCALHOST)?;
     let mut setup = args.setup.clone();
     setup.server.tls = attack.is_of_tls();
-    setup.server.server_set.extend(settings(attack, args, http));
+    setup.server.server_set.extend(settings(attack, args, api));
     let crowd = Crowd { streams: Streams::Keys(1), websocket_share: 0.5, ..Crowd::of(&setup, 1) };
     let mut subject = Subject::server(Place::of(COMET, args.rounds), &setup, crowd)?;
     subject.connect()?;
@@ -98,7 +98,7 @@ fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
     for _ in 0..args.rounds {
         let was = measure(&mut subject, args)?;
         let numbers = [args.half_open as usize, args.stalled as usize];
-        let attacker = Attacker::of(&subject, http, numbers)?;
+        let attacker = Attacker::of(&subject, api, numbers)?;
         let assault = Assault::begin(attack, attacker);
         let begun = subject.wait_for(BEGIN_NS_MAX, |_| assault.is_under_way())?;
         begun.ok_or("the attack does not get under way")?;

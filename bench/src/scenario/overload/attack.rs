@@ -17,7 +17,7 @@ use crate::args::{Attack, OverloadArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::dial::begin_to_connect;
 use crate::grpc::{Address, Push, Pusher};
-use crate::message::{HEADER_LEN, OP_CHANGE_ROOM, OP_HEARTBEAT, append_header};
+use crate::message::{HEADER_LEN, OP_CHANGE_ROOM, OP_HEARTBEAT, OP_SEND, append_header};
 use crate::scenario::keeps_stalled;
 use crate::target::list;
 use crate::visitor::Visitor;
@@ -40,28 +40,21 @@ const CROWD_NS: u64 = 500 * MILLISECOND_NS;
 const STALLED_BUFFER: usize = 4096;
 /// The source address of connections with PROXY headers.
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 99, 0, 1);
-/// Body of the largest frame (`protocol.body_max`), and its operation: a message for logic.
-const LARGEST: usize = 4096;
-const OP_SEND: i32 = 4;
+/// The largest frame (`protocol.body_max`).
+pub(super) const LARGEST: usize = 4096;
 /// Operation of a subscription, whose body is a list of operations.
 const OP_SUBSCRIBE: i32 = 14;
 
-/// Data sent byte by byte: a header that announces a token of 4 KiB, and the heads of an upgrade, a PROXY connection
-/// and a push over HTTP.
-const FRAME: &[u8] = b"\0\0\x10\0\0\x10\0\x01\0\0\0\x07\0\0\0\x01";
-const UPGRADE: &[u8] = b"GET /sub HTTP/1.1\r\nHost: localhost\r\n";
-const PROXY_HEADER: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 8080\r\n";
-const PUSH: &[u8] = b"POST /goim/push/keys?operation=1000&keys=nobody HTTP/1.1\r\n\
-                      Host: localhost\r\nContent-Length: 4096\r\n\r\n";
 /// A masked ping without a payload (RFC 6455, section 5.5.2).
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 
-/// The settings of the server of an attack; `http` is the address of its HTTP push API if that is attacked.
-pub(super) fn settings(attack: Attack, args: &OverloadArgs, http: SocketAddr) -> Vec<String> {
+/// The settings of the server of an attack; `api` is the address of the attacked API that it would not have otherwise.
+pub(super) fn settings(attack: Attack, args: &OverloadArgs, api: SocketAddr) -> Vec<String> {
     match attack {
         Attack::Accepts => vec![format!("clients.accepts={ACCEPTS}")],
         Attack::TrickledProxyHeaders => vec![format!("tcp.proxy_from=[\"{PROXY}/32\"]")],
-        Attack::TrickledPushes => vec![list("push.http", http)],
+        Attack::TrickledPushes => vec![list("push.http", api)],
+        Attack::TrickledPushFrames => vec![list("push.frames", api)],
         Attack::StalledDropNewest => keeps_stalled("drop-newest"),
         Attack::StalledDropOldest => keeps_stalled("drop-oldest"),
         Attack::StalledClose => keeps_stalled("close"),
@@ -122,19 +115,21 @@ fn give_way() -> io::Result<()> {
 
 /// Attacks to the end; returns how many actions were made.
 fn commit(attack: Attack, by: &Attacker) -> Result<u64> {
-    let tcp = by.endpoints.tcp;
-    let body = [b'x'; 4096];
     match attack {
         Attack::Accepts => accepts(by),
         Attack::HalfOpen => half_open(by),
-        Attack::TrickledFrames => trickle::run(by, tcp, None, &[FRAME, &body].concat()),
-        Attack::TrickledUpgrades => {
-            let words = [UPGRADE, &b"X-Wait: a\r\n".repeat(100)].concat();
-            trickle::run(by, by.websocket(), None, &words)
+        Attack::TrickledFrames => trickle::run(by, trickle::frame),
+        Attack::TrickledUpgrades => trickle::run(by, trickle::upgrade),
+        Attack::TrickledProxyHeaders => {
+            trickle::run(by, |by, _| trickle::proxy_header(by, PROXY.into()))
         }
-        Attack::TrickledProxyHeaders => trickle::run(by, tcp, Some(PROXY.into()), PROXY_HEADER),
-        Attack::TrickledHellos => trickle::run(by, tcp, None, &by.hello()?),
-        Attack::TrickledPushes => trickle::run(by, by.http, None, &[PUSH, &body].concat()),
+        Attack::TrickledHellos => trickle::run(by, trickle::hello),
+        Attack::TrickledRecords => trickle::run(by, trickle::record),
+        Attack::TrickledMessages => trickle::run(by, trickle::message),
+        Attack::TrickledPushes => trickle::run(by, trickle::push),
+        Attack::TrickledCalls => trickle::run(by, trickle::call),
+        Attack::TrickledPushFrames => trickle::run(by, trickle::push_frame),
+        Attack::TrickledScrapes => trickle::run(by, trickle::scrape),
         Attack::StalledDropNewest | Attack::StalledDropOldest | Attack::StalledClose => stalled(by),
         Attack::Crowd => crowd(by),
         Attack::Heartbeats => flood::run(by, Tcp, |_| frame(OP_HEARTBEAT, &[])),
@@ -153,7 +148,7 @@ fn commit(attack: Attack, by: &Attacker) -> Result<u64> {
     }
 }
 
-fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
+pub(super) fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     append_header(operation, 1, body.len(), &mut frame);
     frame.extend(body);

@@ -12,8 +12,9 @@ use crate::tls::Tls;
 pub(crate) struct Attacker {
     pub endpoints: Endpoints,
     pub grpc: String,
-    /// The HTTP push API, for the attack on it.
-    pub http: SocketAddr,
+    pub stat: SocketAddr,
+    /// Another API, if that is attacked.
+    pub api: SocketAddr,
     pub half_open: usize,
     pub stalled: usize,
     /// Operation of what is pushed.
@@ -25,16 +26,17 @@ pub(crate) struct Attacker {
 }
 
 impl Attacker {
-    /// An attacker of the server of `subject`. Fails if that has no push API.
+    /// An attacker of the server of `subject`. Fails if that has no push API or no metrics.
     pub(crate) fn of(
         subject: &Subject,
-        http: SocketAddr,
+        api: SocketAddr,
         [half_open, stalled]: [usize; 2],
     ) -> Result<Self> {
         Ok(Self {
             endpoints: subject.target.endpoints.clone(),
             grpc: subject.target.grpc.clone().ok_or("no push API: name --grpc")?,
-            http,
+            stat: subject.target.stat.ok_or("no metrics: name --stat")?,
+            api,
             half_open,
             stalled,
             operation: subject.operation,
@@ -58,9 +60,9 @@ impl Attacker {
         self.endpoints.websocket.expect("the bench has chosen one")
     }
 
-    /// The ClientHello of a TLS client. Fails if the server has no TLS.
-    pub(super) fn hello(&self) -> Result<Vec<u8>> {
+    /// A TLS client. Fails if the server has no TLS.
+    pub(super) fn tls(&self) -> Result<Tls> {
         let trust = self.endpoints.tls.as_ref().ok_or("the server has no TLS")?;
-        Ok(Tls::new(trust, IpAddr::from(Ipv4Addr::LOCALHOST))?.hello()?)
+        Tls::new(trust, IpAddr::from(Ipv4Addr::LOCALHOST))
     }
 }

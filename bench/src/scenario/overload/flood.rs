@@ -1,14 +1,12 @@
 //! Floods by one client, which does one thing as often as the server lets it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::Duration;
 
 use comet_client::Transport;
-use rustix::net::sockopt::set_socket_linger;
 
 use super::attacker::Attacker;
 use crate::Result;
-use crate::visitor::{Visitor, connect};
+use crate::visitor::{Visitor, connect, reset};
 
 /// Frames written before the answers are read: fewer than answers may wait (`protocol.cli_proto`).
 const BATCH: usize = 64;
@@ -53,7 +51,7 @@ pub(super) fn run(
 pub(super) fn handshakes(attacker: &Attacker) -> Result<u64> {
     let mut made = 0;
     while !attacker.is_over() {
-        let hello = attacker.hello()?;
+        let hello = attacker.tls()?.hello()?;
         let mut stream = connect(attacker.endpoints.tcp)?;
         stream.write_all(&hello)?;
         // The answer contains the server's certificate.
@@ -68,13 +66,12 @@ pub(super) fn handshakes(attacker: &Attacker) -> Result<u64> {
 
 /// Sends the ClientHello of a TLS handshake on one connection after the other, and resets each at once; returns their number.
 pub(super) fn abandoned_hellos(attacker: &Attacker) -> Result<u64> {
-    let hello = attacker.hello()?;
+    let hello = attacker.tls()?.hello()?;
     let mut made = 0;
     while !attacker.is_over() {
         let mut stream = connect(attacker.endpoints.tcp)?;
         stream.write_all(&hello)?;
-        // With a linger of 0 s, close(2) sends an RST (tcp(7), SO_LINGER).
-        set_socket_linger(&stream, Some(Duration::ZERO))?;
+        reset(stream)?;
         made += 1;
         attacker.set_under_way();
     }
