@@ -194,7 +194,7 @@ fn a_key_that_connects_to_another_host_closes_the_older_connection() {
     let Some(nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts(&nats);
     let _on_a = client(&a, 1, "r");
-    // A host may be told more than once, if it was not known for a while.
+    // Possibly more than 1: a host that was lost for a while gets the keys again.
     a.until_some("comet_cluster_keys_told_total");
     let mut on_b = client(&b, 1, "r");
     until_replaced(&a, &b, 1);

@@ -51,7 +51,7 @@ fn sighup_during_a_drain_reopens_the_logs() {
     let arguments = [&["--cores", &cores], &with_sets(&sets)[..]].concat();
     let (process, _) = Running::start(comet(&arguments));
     until("the start", || std::net::TcpStream::connect(stat).is_ok());
-    until("the server to be healthy", || get(stat, "/the server to be healthyz").0 == 200);
+    until("the server to be healthy", || get(stat, "/healthz").0 == 200);
     let mut stays = Peer::connect(tcp, Transport::Tcp);
     stays.authenticate("1");
     process.signal(Signal::TERM);

@@ -123,10 +123,10 @@ impl Order {
 
 #[test]
 fn clients_that_wait_for_logic_are_handed_over_after_the_reply() {
-    until_in_time(four_go_on_once_logic_has_answered);
+    until_in_time(hand_over_four_clients);
 }
 
-fn four_go_on_once_logic_has_answered() -> bool {
+fn hand_over_four_clients() -> bool {
     let (logic, mut line) = start();
     let mut clients: Vec<Peer> =
         (1..=4).map(|user| line.server.live(BOTH[user % 2], &user.to_string())).collect();
@@ -187,10 +187,10 @@ fn messages_before_the_connection_to_logic_are_delivered() {
 /// The client has sent its token, and logic answers only after the upgrade has begun.
 #[test]
 fn a_client_in_authentication_is_handed_over_after_the_reply() {
-    until_in_time(one_is_let_in_once_logic_has_answered);
+    until_in_time(hand_over_a_client_in_authentication);
 }
 
-fn one_is_let_in_once_logic_has_answered() -> bool {
+fn hand_over_a_client_in_authentication() -> bool {
     let (logic, mut line) = start();
     logic.hold(true);
     let mut client = Peer::connect(line.server.tcp, Transport::Tcp);
