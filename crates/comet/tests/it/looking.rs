@@ -1,4 +1,4 @@
-//! `comet stat` and `comet top`: what a running server says, for people.
+//! `comet stat` and `comet top`, which print the figures of a running server.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::process::{Server as Process, comet, run, temporary};
 use crate::support::{PATIENCE, Server, To, queued, until};
 
 #[test]
-fn stat_is_for_people_and_for_programs() {
+fn stat_prints_a_table_or_json() {
     let server = Server::start(&["server.id=\"edge-7\""]);
     let mut client = server.client(Transport::Tcp, "1");
     client.join("live://1").unwrap();
@@ -28,7 +28,7 @@ fn stat_is_for_people_and_for_programs() {
         text.contains("edge-7  ready  up 0d 0h") && text.contains("core  connections"),
         "{text}"
     );
-    // A core that is late is left out.
+    // The server leaves out a core that answers late.
     until("the client and its room to be counted", || {
         let (_, text, _) = run(&["stat", "--server", &address]);
         let has = |words: [&str; 2]| text.lines().any(|line| line.split_whitespace().eq(words));
@@ -45,17 +45,17 @@ fn stat_is_for_people_and_for_programs() {
 }
 
 #[test]
-fn top_has_rates_rooms_and_cores() {
+fn top_shows_rates_rooms_and_cores() {
     let server = Server::start(&[]);
     let mut client = server.client(Transport::WebSocket, "1");
     client.join("live://1").unwrap();
     assert_eq!(server.push(To::Room("live://1"), 5, b"hello"), queued(1));
-    // The address comes from a configuration as well.
+    // A configuration file can name the address, too.
     let config = format!("[monitor]\nstat = [\"{}\"]\n", server.stat());
     let config = temporary("top.toml", &config);
     let mut text = String::new();
-    // A core that is late is left out, with the rooms that it counts.
-    until("both cores and the room to be there", || {
+    // The server leaves out a core that answers late, with the rooms of that core.
+    until("both cores and the room to be listed", || {
         let (code, shown, error) = run(&["top", "--once", "--config", &config]);
         assert_eq!((code, &*error), (0, ""));
         text = shown;
@@ -65,12 +65,12 @@ fn top_has_rates_rooms_and_cores() {
     for words in ["connections 1  live 1", "deliveries/s", "slowest clients"] {
         assert!(text.contains(words), "{words}: {text}");
     }
-    // Without a terminal there is one screen, too.
+    // Without a terminal the program prints one screen and ends.
     assert_eq!(run(&["top", "--server", &server.stat().to_string()]).0, 0);
 }
 
 #[test]
-fn a_token_is_read_from_a_file_and_refusals_are_sentences() {
+fn the_token_is_read_from_a_file_and_errors_name_their_cause() {
     const TOKEN: &str = "a-token-that-nobody-guesses";
     let server = Process::start(&[&format!("monitor.tokens=[\"{TOKEN}\"]")]);
     let address = server.stat.to_string();
@@ -87,7 +87,7 @@ fn a_token_is_read_from_a_file_and_refusals_are_sentences() {
     }
 }
 
-/// A program on a terminal of its own.
+/// A program with a terminal of its own.
 struct OnTerminal {
     child: Child,
     keyboard: File,
@@ -135,7 +135,7 @@ impl OnTerminal {
 }
 
 #[test]
-fn a_screen_is_shown_each_second_until_a_key_is_pressed() {
+fn top_redraws_each_second_until_a_key_is_pressed() {
     let server = Server::start(&[]);
     let address = server.stat().to_string();
     for key in [b"q", b"\x03"] {

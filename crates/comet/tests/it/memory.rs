@@ -11,16 +11,16 @@ use crate::peer::{Peer, frame, message};
 use crate::process::{Server, line_with, temporary};
 use crate::support::{Metrics, To, push, queued, try_push, until};
 
-/// Clients that each leave a frame unfinished, and bytes of it.
+/// The number of clients that each send an unfinished frame, and the bytes of it that each sends.
 const CLIENTS: u64 = 100;
 const BYTES: usize = 1 << 20;
 
-/// Bytes in RAM. Asks the kernel and not the server, which is to be quiet.
+/// Resident memory in bytes, read from the kernel: a request to the server would end its idleness.
 pub(crate) fn resident(server: &Server) -> u64 {
     bytes(server, "VmRSS:")
 }
 
-/// A field of the kernel's account of the process.
+/// A field of `/proc/PID/status`, in bytes.
 pub(crate) fn bytes(server: &Server, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
@@ -28,7 +28,7 @@ pub(crate) fn bytes(server: &Server, field: &str) -> u64 {
 }
 
 #[test]
-fn a_quiet_server_gives_the_memory_of_a_peak_back() {
+fn an_idle_server_releases_the_memory_of_a_peak() {
     let server = Server::start(&["protocol.body_max=\"1MiB\""]);
     let before = resident(&server);
     let half = CLIENTS * BYTES as u64 / 2;
@@ -39,21 +39,21 @@ fn a_quiet_server_gives_the_memory_of_a_peak_back() {
         peer.write(&unfinished[..BYTES]);
         peers.push(peer);
     }
-    until("the peak", || resident(&server) > before + half);
+    until("the memory to grow", || resident(&server) > before + half);
     drop(peers);
-    until("the end of the peak", || resident(&server) < before + half / 5);
+    until("the memory to be released", || resident(&server) < before + half / 5);
 }
 
 #[test]
-fn beyond_its_memory_a_server_keeps_its_clients_and_takes_no_others() {
+fn a_server_over_its_memory_limit_refuses_new_clients_and_pushes() {
     let file = temporary("memory.toml", "");
     let server = Server::start_with(&["--config", &file], &[]);
     let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
     let mut client = server.live(Transport::Tcp, "1");
-    // What is in RAM changes meanwhile by a few percent.
+    // The resident memory changes by a few percent meanwhile, so the limit follows it.
     let set = |memory: fn(u64) -> u64, refuses: u64| {
         let mut set = None;
-        until("the next look", || {
+        until("the server to measure its memory", || {
             let memory = memory(resident(&server));
             if set.is_none_or(|set: u64| set.abs_diff(memory) > memory / 100) {
                 fs::write(&file, format!("[limits]\nmemory = {memory}\n")).unwrap();
@@ -62,11 +62,11 @@ fn beyond_its_memory_a_server_keeps_its_clients_and_takes_no_others() {
             }
             Metrics::read(server.stat).value("comet_memory_refuses") == refuses
         });
-        // The look may have been in the middle of that page: now every core has answered after it.
+        // That page may have been made while the cores were being informed. After one more page every core knows.
         Metrics::read(server.stat);
     };
 
-    // Less than there is, and more with an eighth.
+    // A limit just below the memory in use refuses clients; one that the memory exceeds by more than an eighth, pushes as well.
     set(|resident| resident / 20 * 19, 1);
     line_with(&server.log, "beyond limits.memory: new clients are refused");
     Peer::connect(server.tcp, Transport::Tcp).expect_end();
@@ -85,7 +85,7 @@ fn beyond_its_memory_a_server_keeps_its_clients_and_takes_no_others() {
     assert_eq!(push(&caller, To::User(1), 5, b"taken"), queued(1));
 }
 
-/// A client that is let in; `None`: it is turned away without a word.
+/// An authenticated client. `None`: the server closed the connection without a reply.
 fn try_live(server: &Server, token: &str) -> Option<Peer> {
     let mut peer = Peer::connect(server.tcp, Transport::Tcp);
     let sent = peer.stream.write_all(&frame(op::AUTH, 1, token.as_bytes()));
@@ -96,9 +96,9 @@ fn try_live(server: &Server, token: &str) -> Option<Peer> {
     })
 }
 
-/// The load ends where the memory does, so that it does not matter how soon the server looks.
+/// The load grows until the memory is full, so it does not matter how soon the server measures it.
 #[test]
-fn clients_that_fill_the_memory_keep_others_out_until_they_leave() {
+fn full_memory_refuses_new_clients_until_others_leave() {
     const CLIENT: usize = 1 << 20;
     let file = temporary("full_memory.toml", "");
     let server = Server::start_with(&["--config", &file], &["protocol.body_max=\"1MiB\""]);
@@ -113,7 +113,7 @@ fn clients_that_fill_the_memory_keep_others_out_until_they_leave() {
     let unfinished = frame(4, 1, &vec![0; CLIENT]);
     let mut peers = Vec::new();
     while resident(&server) <= ceiling {
-        // What others have sent may come to the server only now, and fill the memory before the next look here.
+        // The server may read earlier frames only now, and so fill the memory before the next measurement of this loop.
         let Some(mut peer) = try_live(&server, "2") else { break };
         peer.write(&unfinished[..CLIENT]);
         peers.push(peer);
@@ -130,7 +130,7 @@ fn clients_that_fill_the_memory_keep_others_out_until_they_leave() {
     assert_eq!(push(&caller, To::User(1), 5, b"taken"), queued(1));
 
     drop(peers);
-    until("new clients to be let in", || refuses() == 0);
+    until("new clients to be accepted", || refuses() == 0);
     Metrics::read(server.stat);
     server.live(Transport::Tcp, "3");
 }

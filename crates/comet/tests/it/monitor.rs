@@ -1,4 +1,4 @@
-//! What a running server tells about itself, and what is changed while it runs.
+//! The monitoring pages of a running server, and the log level, which can be changed while it runs.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::profiles::start_process;
 use crate::support::{BOTH, Metrics, PATIENCE, Server, To, get, http, queued, received, until};
 
-/// What all of the two cores tell: one that is late is left out, so it is asked again.
+/// The figures of both cores. A page leaves out a core that answers late, so it is requested again.
 pub(crate) fn stat_of_both_cores(address: SocketAddr, path: &str) -> Value {
     let mut stat = Value::Null;
     until("both cores to answer", || {
@@ -26,7 +26,7 @@ fn json_at(address: SocketAddr, path: &str) -> Value {
 }
 
 #[test]
-fn stat_tells_what_the_server_holds() {
+fn stat_counts_connections_rooms_and_pushes() {
     let server = Server::start(&[]);
     let mut clients: Vec<_> = (0..6).map(|index| server.client(BOTH[index % 2], "1")).collect();
     for (client, room) in clients.iter_mut().zip(["a", "a", "a", "b", "b", "c"]) {
@@ -37,7 +37,7 @@ fn stat_tells_what_the_server_holds() {
         assert_eq!(received(client), b"hello");
     }
     server.until("comet_sent_total", 3);
-    // A home hears of members on other cores a moment later.
+    // The home of a room learns of members on other cores a moment later.
     let fullest = json!([{ "room": "a", "online": 3 }, { "room": "b", "online": 2 }]);
     let expected = json!({ "count": 3, "fullest": fullest });
     until("rooms to be counted", || json_at(server.stat(), "/stat/rooms?top=2") == expected);
@@ -61,7 +61,7 @@ fn stat_tells_what_the_server_holds() {
     let turns = &totals["turns"];
     assert!(turns["count"].as_u64() > Some(0), "{turns}");
     assert!(turns["micros_max"].as_u64() >= turns["micros_mean"].as_u64(), "{turns}");
-    assert_eq!(stat["logic"], Value::Null, "it is embedded");
+    assert_eq!(stat["logic"], Value::Null, "logic is embedded");
     let cores = stat["cores"].as_array().unwrap();
     assert_eq!(cores.len(), 2);
     for name in ["live", "sent", "frames_in", "sends"] {
@@ -71,7 +71,7 @@ fn stat_tells_what_the_server_holds() {
 }
 
 #[test]
-fn metrics_have_the_process_and_what_it_was_built_from() {
+fn metrics_have_process_and_build_information() {
     let server = Server::start(&[]);
     let (status, page) = get(server.stat(), "/metrics");
     assert_eq!(status, 200);
@@ -86,7 +86,7 @@ fn metrics_have_the_process_and_what_it_was_built_from() {
     assert!(samples["process_open_fds"] > 10.0);
     let [allocated, resident] =
         ["comet_heap_allocated_bytes", "comet_heap_resident_bytes"].map(|name| samples[name]);
-    // The inboxes of two cores and of control alone have megabytes.
+    // The inboxes of two cores and of control take megabytes.
     assert!(1e6 < allocated && allocated < resident, "{allocated} {resident}");
     let info = json_at(server.stat(), "/buildinfo");
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
@@ -99,7 +99,7 @@ fn metrics_have_the_process_and_what_it_was_built_from() {
 }
 
 #[test]
-fn the_log_level_is_changed_alive() {
+fn the_log_level_can_be_changed_over_http() {
     let (server, debug) = start_process(&[], &[]);
     let level = |method: &str, body: &str| {
         let (status, answer) = http(debug, method, "/log/level", body);
@@ -112,7 +112,7 @@ fn the_log_level_is_changed_alive() {
         let mut peer = server.live(Transport::Tcp, &token);
         peer.ask(op::HEARTBEAT, 1, b"");
         drop(peer);
-        until("the connection to be gone", || {
+        until("the connection to be closed", || {
             Metrics::read(server.stat).value("comet_connections") == 0
         });
     };
@@ -120,7 +120,7 @@ fn the_log_level_is_changed_alive() {
     assert_eq!(level("PUT", "debug"), json!({ "level": "debug", "old": "info" }));
     close("heard");
     loop {
-        let line = server.log.recv_timeout(PATIENCE).expect("a line about the end");
+        let line = server.log.recv_timeout(PATIENCE).expect("a line about the closed connection");
         assert!(!line.contains("unheard"), "{line}");
         if line.contains("heard") {
             break;

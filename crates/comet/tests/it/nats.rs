@@ -8,27 +8,27 @@ use comet_client::{Client, Transport};
 use crate::nats_server::NatsServer;
 use crate::support::{Server, To, queued, received, try_push, until};
 
-/// Two hosts that know each other, called a and b.
+/// Two hosts, a and b, that have discovered each other.
 pub(crate) fn two_hosts(nats: &NatsServer) -> [Server; 2] {
     two_hosts_with(nats, &["push.timeout=\"5s\""])
 }
 
-/// The same, with settings of both.
+/// The same, with settings for both.
 pub(crate) fn two_hosts_with(nats: &NatsServer, settings: &[&str]) -> [Server; 2] {
     let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
     let a = Server::start(&[&[&*servers, "server.id=\"a\""], settings].concat());
     let b = Server::start_another(&[&[&*servers, "server.id=\"b\""], settings].concat());
     for host in [&a, &b] {
         host.until("comet_cluster_hosts", 1);
-        until_others_had_their_time(host);
+        until_all_hosts_are_known(host);
     }
     [a, b]
 }
 
-/// In the first second of a connection there may be hosts that have not said so.
-fn until_others_had_their_time(host: &Server) {
+/// In the first second of a connection to NATS a ledger names `*`, as other hosts may not have announced themselves yet.
+fn until_all_hosts_are_known(host: &Server) {
     let is_over = || host.push(To::All, 6, b"").unanswered.is_empty();
-    until("others to have had their time", is_over);
+    until("the time in which hosts announce themselves to end", is_over);
 }
 
 fn client(host: &Server, user: i64, room: &str) -> Client {
@@ -37,13 +37,13 @@ fn client(host: &Server, user: i64, room: &str) -> Client {
     host.client(Transport::Tcp, &token)
 }
 
-/// Until the other hosts know the members of a room pushes to it do not reach them all.
+/// Waits until the other hosts know the members of a room. Before, a push to it reaches only some of them.
 fn until_known(host: &Server, room: &str, members: u64) {
     let push = || try_push(host.caller(), To::Room(room), 6, b"");
     until("the room to be known", || push().is_ok_and(|ledger| ledger == queued(members)));
 }
 
-/// What the client gets next, pushes of [`until_known`] aside.
+/// The next body that the client gets, except those of [`until_known`].
 fn next(client: &mut Client) -> Vec<u8> {
     loop {
         let body = received(client);
@@ -68,7 +68,7 @@ fn a_push_to_any_host_reaches_the_clients_of_all() {
             assert_eq!(next(client), body.as_bytes());
         }
     }
-    // By user and key: on the other host, here and nowhere.
+    // By user and by keys: on the other host, on this host, and without a connection.
     assert_eq!(a.push(To::User(3), 5, b"user"), queued(1));
     assert_eq!(next(&mut there[1]), b"user");
     let mut ledger = a.push(To::Keys(&["key-1", "key-2", "nobody"]), 5, b"keys");
@@ -80,14 +80,14 @@ fn a_push_to_any_host_reaches_the_clients_of_all() {
     for client in there.iter_mut().chain([&mut here]) {
         assert_eq!(next(client), b"all");
     }
-    // A room without members is no push on the other host.
+    // A push to a room without members is not sent to the other host.
     let received = b.metric("comet_cluster_received_total");
     assert_eq!(a.push(To::Room("nobody"), 5, b"x"), queued(0));
     assert_eq!(b.metric("comet_cluster_received_total"), received);
 }
 
 #[test]
-fn any_program_pushes_by_a_message() {
+fn any_nats_client_can_push() {
     let Some(nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts(&nats);
     let mut clients = [client(&a, 1, "r"), client(&b, 2, "r")];
@@ -109,7 +109,7 @@ fn any_program_pushes_by_a_message() {
 }
 
 #[test]
-fn without_nats_a_host_serves_its_own_clients_and_says_who_is_missing() {
+fn without_nats_a_host_reaches_its_own_clients_and_names_the_others() {
     let Some(mut nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts(&nats);
     let mut clients = [client(&a, 1, "r"), client(&b, 2, "r")];
@@ -132,9 +132,9 @@ fn without_nats_a_host_serves_its_own_clients_and_says_who_is_missing() {
     }
 }
 
-/// Here are no members, so nothing says who would have to answer.
+/// Host a has no members of the room, so it cannot tell which hosts have to answer.
 #[test]
-fn a_push_that_nobody_answers_names_all_hosts_that_may_have_members() {
+fn a_push_without_an_answer_names_every_host_that_may_have_members() {
     let Some(nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts_with(&nats, &["push.timeout=\"8s\""]);
     let mut there = client(&b, 2, "r");
@@ -147,14 +147,14 @@ fn a_push_that_nobody_answers_names_all_hosts_that_may_have_members() {
 }
 
 #[test]
-fn a_host_that_ends_is_waited_for_by_nobody() {
+fn pushes_do_not_wait_for_a_host_that_has_ended() {
     let Some(nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts(&nats);
     let _client = client(&a, 1, "r");
     drop(b);
     a.until("comet_cluster_hosts", 0);
-    // Within a second of the connection others may be there that have not said so.
-    until("others to have had their time", || {
+    // In the first second of a connection to NATS other hosts may not have announced themselves yet.
+    until("the time in which hosts announce themselves to end", || {
         let ledger = a.push(To::All, 5, b"all");
         assert_eq!(ledger.matched, 1);
         ledger.unanswered.is_empty()
@@ -164,7 +164,7 @@ fn a_host_that_ends_is_waited_for_by_nobody() {
 }
 
 #[test]
-fn a_host_starts_without_nats_and_joins_the_others_when_it_comes() {
+fn a_host_starts_without_nats_and_connects_later() {
     let Some(mut nats) = NatsServer::start(&["--user", "u", "--pass", "secret"]) else { return };
     nats.stop();
     let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
@@ -172,14 +172,14 @@ fn a_host_starts_without_nats_and_joins_the_others_when_it_comes() {
     let a = Server::start(&sets);
     let mut client = client(&a, 1, "r");
     let mut ledger = a.push(To::Room("r"), 5, b"alone");
-    assert_eq!(std::mem::take(&mut ledger.unanswered), ["*"], "there may be others");
+    assert_eq!(std::mem::take(&mut ledger.unanswered), ["*"], "other hosts are not known");
     assert_eq!(ledger, queued(1));
     assert_eq!(next(&mut client), b"alone");
     nats.restart();
     a.until("comet_cluster_connected", 1);
 }
 
-/// Until the older of two connections with key-1 is closed, and the younger one has the key.
+/// Waits until the older of two connections with key-1 is closed, and the younger one has the key.
 fn until_replaced(older: &Server, younger: &Server, replaced: u64) {
     older.until("comet_closed_total{reason=\"replaced\"}", replaced);
     older.until("comet_keys", 0);
@@ -190,41 +190,45 @@ fn until_replaced(older: &Server, younger: &Server, replaced: u64) {
 }
 
 #[test]
-fn a_key_that_connects_to_another_host_has_one_connection() {
+fn a_key_that_connects_to_another_host_closes_the_older_connection() {
     let Some(nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts(&nats);
     let _on_a = client(&a, 1, "r");
-    // More than once, where a host was not heard of for a while.
+    // Possibly more than 1: a host that was lost for a while gets the keys again.
     a.until_some("comet_cluster_keys_told_total");
     let mut on_b = client(&b, 1, "r");
     until_replaced(&a, &b, 1);
     assert_eq!(next(&mut on_b), b"one");
-    // And back.
+    // The same in the other direction.
     let mut on_a = client(&a, 1, "r");
     until_replaced(&b, &a, 1);
     assert_eq!(next(&mut on_a), b"one");
 }
 
 #[test]
-fn hosts_that_come_together_again_agree_on_one_connection_of_a_key() {
+fn hosts_that_reconnect_keep_only_the_newest_connection_of_a_key() {
     let Some(mut nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts(&nats);
     nats.stop();
     a.until("comet_cluster_connected", 0);
     b.until("comet_cluster_connected", 0);
     let _on_b = client(&b, 1, "r");
-    // Hosts compare times to the millisecond, and of one millisecond the name decides.
+    // Hosts compare times in milliseconds. If these are equal, the name of the host decides.
     thread::sleep(Duration::from_millis(20));
     let mut on_a = client(&a, 1, "r");
-    assert_eq!([a.metric("comet_keys"), b.metric("comet_keys")], [1, 1], "they are apart");
+    assert_eq!(
+        [a.metric("comet_keys"), b.metric("comet_keys")],
+        [1, 1],
+        "the hosts are disconnected from each other"
+    );
     nats.restart();
-    until_others_had_their_time(&b);
+    until_all_hosts_are_known(&b);
     until_replaced(&b, &a, 1);
     assert_eq!(next(&mut on_a), b"one");
 }
 
 #[test]
-fn where_each_host_has_its_own_sessions_a_key_has_two() {
+fn without_shared_sessions_each_host_keeps_its_connection_of_a_key() {
     let Some(nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts_with(&nats, &["nats.sessions=false"]);
     let _clients = [client(&a, 1, "r"), client(&b, 1, "r")];

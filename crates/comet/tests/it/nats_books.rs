@@ -1,5 +1,5 @@
-//! The books of a flood: each push that a program publishes reaches the clients of both hosts, or a counter of the host says
-//! that it does not.
+//! The sums of a flood: each push that a program publishes reaches the clients of both hosts, or a counter of the host counts
+//! it as lost.
 
 use std::thread;
 
@@ -10,21 +10,21 @@ use crate::support::{Metrics, PATIENCE, To, until, until_reaches};
 use crate::two_hosts::TwoHosts;
 
 const ROOM: &str = "live://flood";
-/// Before the flood, and after it.
+/// The first and the last push.
 const BEGIN: &[u8] = b"begin";
 const END: &[u8] = b"end";
 
-/// Counts the pushes between the first and the last, and checks their order. The client stays connected.
+/// Counts the pushes between the first and the last, and checks their order. Returns the client, so that it stays connected.
 fn count(mut client: Client) -> (u64, Client) {
     let (mut pushes, mut last) = (0, None);
     loop {
-        let message = client.receive().unwrap().expect("the last push comes");
+        let message = client.receive().unwrap().expect("the last push arrives");
         match &*message.body {
             BEGIN => {}
             END => return (pushes, client),
             number => {
                 let number: u64 = str::from_utf8(number).unwrap().parse().unwrap();
-                assert!(last < Some(number), "{number} comes behind {last:?}");
+                assert!(last < Some(number), "{number} comes after {last:?}");
                 last = Some(number);
                 pushes += 1;
             }
@@ -32,13 +32,13 @@ fn count(mut client: Client) -> (u64, Client) {
     }
 }
 
-/// What a host says of pushes that its client did not get: on the way from NATS to the cores, and at the client.
+/// Pushes that did not reach the client of a host, by its counters: between NATS and the cores, and at the client.
 fn losses(metrics: &Metrics) -> (u64, u64) {
     let refused = metrics.value("comet_cluster_refused_total");
     let [notices, in_client] = ["notices", "in_client"].map(|reason| {
         metrics.value(&format!("comet_cluster_dropped_total{{reason=\"{reason}\"}}"))
     });
-    assert_eq!((notices, in_client), (0, 0), "hosts hear each other in a flood");
+    assert_eq!((notices, in_client), (0, 0), "no message between hosts was dropped");
     (refused + dropped_early(metrics), sum(metrics, "comet_dropped_total"))
 }
 
@@ -51,7 +51,7 @@ fn sum(metrics: &Metrics, family: &str) -> u64 {
     metrics.by_label(family).iter().map(|(_, n)| n).sum()
 }
 
-/// Publishes so many pushes to the room. `holds`: the hosts run no more meanwhile, and get all of them at once.
+/// Publishes `pushes` pushes to the room. With `holds` the hosts are stopped meanwhile, and then get all pushes at once.
 fn check(pushes: u64, sets: &[&str], holds: bool) -> (u64, u64) {
     let Some(two) = TwoHosts::start(sets) else { return (0, 1) };
     let callers =
@@ -91,13 +91,13 @@ fn check(pushes: u64, sets: &[&str], holds: bool) -> (u64, u64) {
     for ((host, before), reader) in before.iter().enumerate().zip(readers) {
         let ((got, _client), now) = (reader.join().unwrap(), two.metrics(host));
         let (not_begun, dropped) = (losses(&now).0 - losses(before).0, losses(&now).1);
-        let books = format!(
+        let sums = format!(
             "host {host}: {got} came, {not_begun} did not reach the cores {:?}, {dropped} did not reach the client {:?}",
             now.by_label("comet_cluster_dropped_total"),
             now.by_label("comet_dropped_total")
         );
-        eprintln!("{books}");
-        assert_eq!(got + not_begun + dropped, pushes, "{books}");
+        eprintln!("{sums}");
+        assert_eq!(got + not_begun + dropped, pushes, "{sums}");
         now.assert_balanced();
         lost += not_begun + dropped;
         unreported += now.value("comet_cluster_unreported_total");
@@ -110,10 +110,10 @@ fn each_push_of_a_flood_is_delivered_or_counted() {
     check(50_000, &[], false);
 }
 
-/// More than the queue from NATS holds, and more than may be under way at once. Calls end while their pushes wait for the report of a core.
+/// More pushes than the queue from NATS holds and than may be under way at once. Calls end before a core reports their pushes.
 #[test]
-fn what_hosts_that_were_stopped_do_not_deliver_is_counted_once() {
+fn pushes_lost_by_stopped_hosts_are_counted_once() {
     let (lost, unreported) = check(100_000, &["push.timeout=\"100ms\""], true);
     eprintln!("{lost} lost, {unreported} reported too late");
-    assert!(lost + unreported > 0, "a flood that all goes through tests nothing");
+    assert!(lost + unreported > 0, "nothing was lost or late, so this run tested nothing");
 }

@@ -1,4 +1,4 @@
-//! Pushes by frames at one of two hosts.
+//! Push frames at one of two hosts.
 
 use comet_client::{Client, PushLedger, PushTarget, Pusher, Transport};
 use comet_proto::{Encoded, Frame};
@@ -26,13 +26,13 @@ fn queued(queued: u64) -> PushLedger {
     PushLedger { matched: queued, queued, ..PushLedger::default() }
 }
 
-/// What the client gets next, pushes without a body aside.
+/// The next body that the client gets, without the empty ones.
 fn next(client: &mut Client) -> Vec<u8> {
     std::iter::from_fn(|| Some(received(client))).find(|body| !body.is_empty()).unwrap()
 }
 
 #[test]
-fn a_push_by_a_frame_reaches_the_clients_of_all_hosts() {
+fn a_push_frame_reaches_the_clients_of_all_hosts() {
     let Some(mut nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts_with(&nats, &["push.timeout=\"5s\"", "push.frames=[\"127.0.0.1:0\"]"]);
     let mut here = client(&a, 1, "r");
@@ -46,7 +46,7 @@ fn a_push_by_a_frame_reaches_the_clients_of_all_hosts() {
     for client in [&mut here, &mut there] {
         assert_eq!((next(client), next(client)), (b"room".to_vec(), b"all".to_vec()));
     }
-    // It is absent here, and not there.
+    // The key and the user are on the other host only.
     assert_eq!(push(&mut pusher, PushTarget::Key("key-2"), 5, b"key"), queued(1));
     assert_eq!(push(&mut pusher, PushTarget::User(2), 5, b"user"), queued(1));
     assert_eq!((next(&mut there), next(&mut there)), (b"key".to_vec(), b"user".to_vec()));
@@ -71,7 +71,7 @@ fn a_push_by_a_frame_reaches_the_clients_of_all_hosts() {
 }
 
 #[test]
-fn a_host_without_an_answer_is_counted_in_the_reply_to_a_frame() {
+fn a_push_frame_is_answered_with_the_number_of_silent_hosts() {
     let Some(nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts_with(&nats, &["push.timeout=\"4s\"", "push.frames=[\"127.0.0.1:0\"]"]);
     let _clients = [client(&a, 1, "r"), client(&b, 2, "r")];

@@ -1,5 +1,5 @@
-//! The books of a flood of pushes by frames at two hosts: each reaches the clients of both, or a counter says that it does not, or
-//! its caller is told that the other host has not answered.
+//! The sums of a flood of push frames at two hosts: each push reaches the clients of both, or a counter counts it as lost, or the
+//! reply to its caller says that the other host has not answered.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::support::{Metrics, PATIENCE, To, until, until_reaches};
 use crate::two_hosts::TwoHosts;
 
 const ROOM: &str = "live://flood";
-/// Before the flood. After it each host pushes its own.
+/// The first push, and the last one of each host.
 const BEGIN: &[u8] = b"begin";
 const ENDS: [&[u8]; 2] = [b"end of a", b"end of b"];
 const DEADLINE_EXCEEDED: u32 = 4;
@@ -24,26 +24,26 @@ const RESOURCE_EXHAUSTED: u32 = 8;
 struct Flood {
     /// Callers of each host.
     callers: u16,
-    /// Of each caller.
+    /// Pushes of each caller.
     pushes: u32,
-    /// Of these so many wait for their replies.
+    /// Pushes of each caller without a reply yet.
     window: u32,
     body: usize,
 }
 
-/// What callers are told.
+/// Pushes of callers by the replies to them.
 #[derive(Default, Debug)]
-struct Told {
+struct Replies {
     /// Pushes that were begun.
     made: u64,
-    /// Those of them whose caller knows that the other host has not answered, or does not know what became of them.
+    /// The part of `made` whose reply names the other host as unanswered, or has no result.
     unanswered: u64,
 }
 
-/// Keeps a window of pushes under way. Each has the number of its caller, and its own.
-fn call(address: SocketAddr, caller: u16, flood: Flood) -> Told {
+/// Keeps a window of pushes under way. Each body has the number of the caller and the number of the push.
+fn call(address: SocketAddr, caller: u16, flood: Flood) -> Replies {
     let mut pusher = Pusher::tcp(address, PATIENCE).unwrap();
-    let (mut told, mut begun) = (Told::default(), 0);
+    let (mut replies, mut begun) = (Replies::default(), 0);
     for _ in 0..flood.pushes {
         while begun < flood.pushes && pusher.under_way() < flood.window {
             let mut body = [&caller.to_be_bytes()[..], &begun.to_be_bytes()].concat();
@@ -56,28 +56,28 @@ fn call(address: SocketAddr, caller: u16, flood: Flood) -> Told {
             Ok(ledger) => {
                 let dropped: u64 = ledger.dropped.iter().map(|(_, count)| count).sum();
                 assert_eq!(ledger.matched, ledger.queued + dropped, "{ledger:?}");
-                // The other host. Just after a connection has ended there may be one more.
+                // The other host; shortly after the end of a connection to NATS there may be one more.
                 assert!(ledger.unanswered <= 2, "{ledger:?}");
-                told.made += 1;
-                told.unanswered += ledger.unanswered.min(1);
+                replies.made += 1;
+                replies.unanswered += ledger.unanswered.min(1);
             }
             Err(refused) if refused.status == DEADLINE_EXCEEDED => {
-                told.made += 1;
-                told.unanswered += 1;
+                replies.made += 1;
+                replies.unanswered += 1;
             }
             Err(refused) => assert_eq!(refused.status, RESOURCE_EXHAUSTED, "{refused}"),
         }
     }
-    told
+    replies
 }
 
-/// Counts the pushes up to the last one of each host. Also returns how often one of a caller came behind a later one. The client stays
-/// connected.
+/// Counts the pushes up to the last one of each host. Also returns how many came after a later one of their caller, and the
+/// client, so that it stays connected.
 fn count(mut client: Client) -> (u64, u64, Client) {
     let (mut pushes, mut swapped, mut ends) = (0, 0, [false; 2]);
     let mut last: HashMap<[u8; 2], u32> = HashMap::new();
     while ends != [true; 2] {
-        let message = client.receive().unwrap().expect("the last push comes");
+        let message = client.receive().unwrap().expect("the last push arrives");
         if let Some(host) = ENDS.iter().position(|end| *end == &*message.body) {
             ends[host] = true;
         } else if &*message.body != BEGIN {
@@ -91,7 +91,7 @@ fn count(mut client: Client) -> (u64, u64, Client) {
     (pushes, swapped, client)
 }
 
-/// What a host says of pushes that its client did not get: on the way from NATS to the cores, and at the client.
+/// Pushes that did not reach the client of a host, by its counters: between NATS and the cores, and at the client.
 fn losses(metrics: &Metrics) -> u64 {
     let sum = |family: &str| metrics.by_label(family).iter().map(|(_, n)| n).sum::<u64>();
     let refused = metrics.value("comet_cluster_refused_total");
@@ -103,19 +103,19 @@ fn allocated(metrics: &Metrics) -> u64 {
     metrics.value("comet_heap_allocated_bytes") >> 20
 }
 
-/// What became of a flood.
+/// The result of a flood.
 struct Outcome {
-    /// Pushes that callers know not to be answered by the other host.
+    /// Pushes whose reply says that the other host has not answered.
     unanswered: u64,
-    /// Pushes that were not published, because too much waited.
+    /// Pushes that were not published, because too much was queued.
     not_published: u64,
-    /// Connections to NATS that have ended.
+    /// Connections to NATS that were lost.
     disconnects: u64,
-    /// By how much memory of a host grew, in MiB.
+    /// The growth of a host's memory, in MiB.
     grown: u64,
 }
 
-/// `stalls`: NATS runs no more meanwhile.
+/// With `stalls` NATS is stopped during the flood.
 fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
     let frames = [own_address(), own_address()];
     let own = frames.map(|address| format!("push.frames=[\"{address}\"]"));
@@ -147,23 +147,23 @@ fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    let mut told = [Told::default(), Told::default()];
+    let mut replies = [Replies::default(), Replies::default()];
     for (caller, call) in calls.into_iter().enumerate() {
-        let Told { made, unanswered } = call.join().unwrap();
-        told[caller % 2].made += made;
-        told[caller % 2].unanswered += unanswered;
+        let Replies { made, unanswered } = call.join().unwrap();
+        replies[caller % 2].made += made;
+        replies[caller % 2].unanswered += unanswered;
     }
     two.nats.pause(false);
-    for (host, (metrics, told)) in before.iter().zip(&told).enumerate() {
+    for (host, (metrics, replies)) in before.iter().zip(&replies).enumerate() {
         until("the host to publish its pushes", || {
             let now = two.metrics(host);
             let rise = |name: &str| now.value(name) - metrics.value(name);
-            // Without a connection none is published.
+            // Without a connection to NATS the host does not publish.
             let not_published = match rise("comet_cluster_disconnects_total") {
                 0 => 0,
                 _ => rise("comet_cluster_not_published_total"),
             };
-            rise("comet_cluster_published_total") + not_published >= told.made
+            rise("comet_cluster_published_total") + not_published >= replies.made
         });
     }
     for (caller, end) in callers.iter().zip(ENDS) {
@@ -178,34 +178,34 @@ fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
     for (host, reader) in readers.into_iter().enumerate() {
         let (got, swapped, _client) = reader.join().unwrap();
         let lost = rise(host, &losses) + not_published[1 - host];
-        let (made, unanswered) = (told[0].made + told[1].made, told[1 - host].unanswered);
-        let books = format!(
-            "host {host}: of {made} pushes {got} came, {swapped} behind later ones, and {lost} are counted as lost; {unanswered} \
+        let (made, unanswered) = (replies[0].made + replies[1].made, replies[1 - host].unanswered);
+        let sums = format!(
+            "host {host}: of {made} pushes {got} came, {swapped} after later ones, and {lost} are counted as lost; {unanswered} \
              named this host; {disconnects} disconnects; {not_published:?} not published"
         );
-        eprintln!("{books}; {grown} MiB");
-        let missing = made.checked_sub(got + lost).expect(&books);
-        // What was on its way when a connection ended is lost, and named.
+        eprintln!("{sums}; {grown} MiB");
+        let missing = made.checked_sub(got + lost).expect(&sums);
+        // Pushes in transit when a connection ended are lost, and the other host is named as unanswered.
         let may_miss = if disconnects > 0 { unanswered } else { 0 };
-        assert!(missing <= may_miss, "{books}");
-        // NATS may read of two connections of a host at once.
-        assert!(swapped == 0 || disconnects > 0, "{books}");
-        assert!(not_published[1 - host] <= unanswered, "{books}");
+        assert!(missing <= may_miss, "{sums}");
+        // NATS may read from two connections of a host at once.
+        assert!(swapped == 0 || disconnects > 0, "{sums}");
+        assert!(not_published[1 - host] <= unanswered, "{sums}");
         now[host].assert_balanced();
     }
-    let unanswered = told.iter().map(|told| told.unanswered).sum();
+    let unanswered = replies.iter().map(|replies| replies.unanswered).sum();
     Some(Outcome { unanswered, not_published: not_published.iter().sum(), disconnects, grown })
 }
 
 #[test]
-fn each_push_by_a_frame_of_a_flood_reaches_both_hosts_or_is_counted() {
+fn each_push_frame_of_a_flood_reaches_both_hosts_or_is_counted() {
     let flood = Flood { callers: 2, pushes: 5_000, window: 1_000, body: 16 };
     check(flood, &["push.timeout=\"10s\""], false);
 }
 
-/// More than may wait for NATS.
+/// More pushes than may wait for NATS.
 #[test]
-fn callers_are_told_what_nats_does_not_take_and_memory_stays_bounded() {
+fn with_nats_stopped_unpublished_pushes_are_reported_and_memory_bounded() {
     let flood = Flood { callers: 10, pushes: 2_000, window: 250, body: 64 << 10 };
     let sets = ["push.timeout=\"2s\"", "protocol.write_timeout=\"60s\""];
     let Some(outcome) = check(flood, &sets, true) else { return };
@@ -213,6 +213,6 @@ fn callers_are_told_what_nats_does_not_take_and_memory_stays_bounded() {
     assert!(not_published > 0 && unanswered > not_published, "{not_published} of {unanswered}");
     let pushed = (u64::from(flood.callers) * u64::from(flood.pushes) * flood.body as u64) >> 20;
     // 64 MiB wait for the client of NATS, as much in it, and 64 MiB on each of the two cores for control.
-    // Hosts without a turn for so long that their connections end have more waiting between their cores.
+    // Hosts that get no CPU until their connections end have more waiting between their cores.
     assert!(grown < pushed / 2 || disconnects > 0, "{grown} MiB of {pushed}");
 }

@@ -1,4 +1,4 @@
-//! Members, rooms and totals by a call at one of three hosts, each a process of its own.
+//! Lists of members and rooms, and totals, by a call at one of three hosts. Each host is a process of its own.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// `None`: there is no NATS server here.
+    /// `None`: `nats-server` is not installed.
     fn start(timeout: &str) -> Option<Self> {
         let permit = Permit::wait();
         let nats = NatsServer::start(&[])?;
@@ -55,7 +55,7 @@ impl Rig {
         stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Until the homes know all members: those of other cores come with the next report.
+    /// Waits until the homes know all members. They learn of those of other cores by the next report.
     fn until_counted(&self, room: &str, members: u64) {
         for host in 0..NAMES.len() {
             until("the homes to know all members", || {
@@ -66,7 +66,7 @@ impl Rig {
 }
 
 #[test]
-fn members_of_all_hosts_are_listed_by_pages_without_one_twice_or_missing() {
+fn pages_list_the_members_of_all_hosts_exactly_once() {
     let Some(rig) = Rig::start("push.timeout=\"20s\"") else { return };
     let mut clients = Vec::new();
     for host in 0..3 {
@@ -91,10 +91,10 @@ fn members_of_all_hosts_are_listed_by_pages_without_one_twice_or_missing() {
                     Some(next) => cursor = next.to_owned(),
                     None => break,
                 }
-                assert!(page.len() > 1, "a page with a next one has members");
+                assert!(page.len() > 1, "only the last page may be empty");
             }
             let of_hosts: Vec<_> = keys.iter().map(|key| &key[..1]).collect();
-            assert!(of_hosts.is_sorted(), "host by host: {keys:?}");
+            assert!(of_hosts.is_sorted(), "the order of hosts: {keys:?}");
             let unique: BTreeSet<_> = keys.iter().collect();
             assert_eq!((unique.len(), keys.len()), (9, 9), "{keys:?}");
         }
@@ -111,7 +111,7 @@ fn members_of_all_hosts_are_listed_by_pages_without_one_twice_or_missing() {
 }
 
 #[test]
-fn rooms_of_all_hosts_are_listed_with_the_sums_of_their_members() {
+fn rooms_of_all_hosts_are_listed_with_the_sum_of_their_members() {
     let Some(rig) = Rig::start("push.timeout=\"20s\"") else { return };
     let mut clients = Vec::new();
     for (host, name) in NAMES.iter().enumerate() {
@@ -146,7 +146,7 @@ fn rooms_of_all_hosts_are_listed_with_the_sums_of_their_members() {
 }
 
 #[test]
-fn goims_calls_count_over_all_hosts() {
+fn the_online_calls_of_goim_count_all_hosts() {
     let Some(nats) = NatsServer::start(&[]) else { return };
     let [a, b] = two_hosts(&nats);
     let member = |host: &Server, number: i64, room: &str| {
@@ -175,7 +175,7 @@ fn goims_calls_count_over_all_hosts() {
 }
 
 #[test]
-fn a_list_names_the_hosts_whose_part_is_missing() {
+fn a_list_names_the_hosts_that_did_not_answer() {
     let Some(rig) = Rig::start("push.timeout=\"8s\"") else { return };
     let _clients = [rig.client(0, 1, "live://r"), rig.client(1, 1, "live://r")];
     rig.until_counted("live://r", 2);

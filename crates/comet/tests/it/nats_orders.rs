@@ -1,4 +1,4 @@
-//! Kicks and changes of rooms by a call at one of two hosts, each a process of its own.
+//! Kicks and changes of rooms by a call at one of two hosts. Each host is a process of its own.
 
 use comet_client::Transport;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn client(two: &TwoHosts, host: usize, user: i64) -> Peer {
     two.hosts[host].live(Transport::Tcp, &token.to_string())
 }
 
-/// Exit code and answer of an order at a host.
+/// Exit code and answer of `comet ctl` at a host.
 fn ctl(two: &TwoHosts, host: usize, order: &[&str]) -> (i32, Value) {
     let grpc = two.hosts[host].grpc.to_string();
     let (code, stdout, stderr) = run(&[&["ctl", "--json", "--grpc", &grpc], order].concat());
@@ -35,16 +35,16 @@ fn expect_kick(peer: &mut Peer, reason: &str) {
 }
 
 #[test]
-fn a_kick_at_one_host_closes_connections_of_all() {
+fn a_kick_at_one_host_closes_connections_of_all_hosts() {
     let Some(two) = start() else { return };
-    // A user with a session on each host, and one of the other host alone.
+    // A user with a session on each host, and one with a session on the other host only.
     let mut sessions = [client(&two, 0, 1), client(&two, 1, 1)];
     let mut there = client(&two, 1, 2);
     let (code, answer) = ctl(&two, 0, &["kick", "key", "k2-1", "nobody", "--reason", "key"]);
     assert_eq!(
         (code, answer),
         (0, json!({ "closed": 1, "absent": 1, "not_closed": {} })),
-        "the key is absent here, and not there"
+        "the key is on the other host"
     );
     expect_kick(&mut there, "key");
     let (_, answer) = ctl(&two, 1, &["kick", "user", "1", "--reason", "user"]);
@@ -61,7 +61,7 @@ fn a_kick_at_one_host_closes_connections_of_all() {
 }
 
 #[test]
-fn rooms_are_entered_and_left_on_all_hosts() {
+fn changes_of_rooms_apply_on_all_hosts() {
     let Some(two) = start() else { return };
     let _sessions = [client(&two, 0, 1), client(&two, 1, 1)];
     let _there = client(&two, 1, 2);
@@ -70,7 +70,7 @@ fn rooms_are_entered_and_left_on_all_hosts() {
     let (_, answer) = ctl(&two, 0, &["join", "x", "--for-key", "k2-1"]);
     assert_eq!((&answer["changed"], &answer["absent"]), (&json!(1), &json!(0)), "{answer}");
     let (_, answer) = ctl(&two, 1, &["kick", "room", "x", "--reason", "none stays"]);
-    assert_eq!(answer["closed"], 3, "of both hosts");
+    assert_eq!(answer["closed"], 3, "clients of both hosts");
     let _again = [client(&two, 0, 3), client(&two, 1, 3)];
     ctl(&two, 0, &["join", "x", "--for-user", "3"]);
     let (_, answer) = ctl(&two, 1, &["leave", "x", "--for-user", "3"]);
@@ -80,7 +80,7 @@ fn rooms_are_entered_and_left_on_all_hosts() {
 }
 
 #[test]
-fn clients_and_members_are_counted_over_all_hosts() {
+fn clients_and_members_of_all_hosts_are_counted() {
     let Some(two) = start() else { return };
     let _clients = [client(&two, 0, 1), client(&two, 1, 1), client(&two, 1, 2)];
     ctl(&two, 0, &["join", "x", "--for-key", "k2-1"]);
@@ -93,7 +93,7 @@ fn clients_and_members_are_counted_over_all_hosts() {
 }
 
 #[test]
-fn a_host_that_does_not_answer_an_order_is_named() {
+fn a_host_that_does_not_answer_a_kick_or_change_is_named() {
     let Some(two) = start_with("push.timeout=\"8s\"") else { return };
     let _clients = [client(&two, 0, 1), client(&two, 1, 1)];
     two.pause(1, true);
@@ -104,6 +104,6 @@ fn a_host_that_does_not_answer_an_order_is_named() {
     assert_eq!((&kicked["closed"], &kicked["unanswered"]), (&json!(1), &json!(["b"])));
     assert_eq!((&joined["changed"], &joined["unanswered"]), (&json!(0), &json!(["b"])));
     assert_eq!((&counted["clients"], &counted["unanswered"]), (&json!(1), &json!(["b"])));
-    // It gets what was said meanwhile.
+    // The stopped host gets the messages once it runs again.
     until("the order to be carried out", || two.metrics(1).closed("kicked") == 1);
 }

@@ -1,4 +1,4 @@
-//! Paced broadcasts by a call at one of two hosts, each a process of its own, or by any program.
+//! Paced broadcasts at one of two hosts, each a process of its own, or by any client of NATS.
 
 use ::comet::blocking_client::{Ledger, PushClient, PushError};
 use comet_client::Transport;
@@ -9,10 +9,10 @@ use crate::process::run;
 use crate::support::{To, push, until};
 use crate::two_hosts::TwoHosts;
 
-/// As many as a host paces at once.
+/// The number of broadcasts that a host paces at once.
 const MOST: usize = 64;
-/// Connections a second of both hosts: so slow that it does not end by itself with so many clients of each. Each core visits at least
-/// one a second.
+/// Connections a second of both hosts, so few that a broadcast to all clients does not end by itself. Each core visits at least
+/// one connection a second.
 const SLOW: u32 = 4;
 const CLIENTS: usize = 60;
 const BOTH: u64 = 2 * CLIENTS as u64;
@@ -21,7 +21,7 @@ fn start() -> Option<TwoHosts> {
     TwoHosts::start(&["push.timeout=\"20s\""])
 }
 
-/// So many on each host.
+/// Connects `counts` clients to the hosts.
 fn clients(two: &TwoHosts, counts: [usize; 2]) -> Vec<Peer> {
     let client = |host: usize, number: usize| {
         let token = json!({ "mid": 1, "key": format!("{host}-{number}"), "accepts": [5] });
@@ -40,7 +40,7 @@ fn try_broadcast(two: &TwoHosts, host: usize, speed: u32, body: &str) -> Result<
     Ok(ledger.expect("comet sends a ledger"))
 }
 
-/// Returns how many connections it is scheduled for.
+/// Returns the number of connections that the broadcast is scheduled for.
 #[track_caller]
 fn broadcast(two: &TwoHosts, host: usize, speed: u32, body: &str) -> u64 {
     let ledger = try_broadcast(two, host, speed, body).unwrap();
@@ -48,7 +48,7 @@ fn broadcast(two: &TwoHosts, host: usize, speed: u32, body: &str) -> u64 {
     ledger.scheduled
 }
 
-/// An object a line.
+/// The JSON objects that `comet ctl` prints, one a line.
 fn ctl(two: &TwoHosts, host: usize, order: &[&str]) -> Result<Vec<Value>, String> {
     let grpc = two.hosts[host].grpc.to_string();
     let (code, said, error) = run(&[&["ctl", "--json", "--grpc", &grpc], order].concat());
@@ -60,7 +60,7 @@ fn list(two: &TwoHosts, host: usize) -> Vec<Value> {
     ctl(two, host, &["broadcasts"]).unwrap()
 }
 
-/// The only one.
+/// The only broadcast of the host.
 #[track_caller]
 fn listed(two: &TwoHosts, host: usize) -> Value {
     let mut all = list(two, host);
@@ -84,7 +84,7 @@ fn queued(two: &TwoHosts) -> [u64; 2] {
     [0, 1].map(|host| two.metrics(host).value("comet_queued_total"))
 }
 
-/// How many clients have it, each once. The next push comes right behind.
+/// How many clients got the broadcast, each once. The next push shows that no more of it comes.
 fn receivers(two: &TwoHosts, clients: &mut [Peer], paced: &[u8]) -> u64 {
     assert_eq!(push(&caller(two, 0), To::All, 5, b"next").queued, clients.len() as u64);
     receivers_before_next(clients, paced)
@@ -127,7 +127,7 @@ fn a_broadcast_that_is_cancelled_at_one_host_ends_on_both() {
         let before = queued(&two);
         let body = format!("cancelled at {host}");
         assert_eq!(broadcast(&two, 0, SLOW, &body), BOTH);
-        until("it to go on at both hosts", || {
+        until("the broadcast to go on at both hosts", || {
             queued(&two).iter().zip(before).all(|(now, before)| *now > before)
         });
         let ids = [0, 1].map(|host| listed(&two, host));
@@ -141,9 +141,9 @@ fn a_broadcast_that_is_cancelled_at_one_host_ends_on_both() {
     }
 }
 
-/// Both hosts number their broadcasts anew when they start.
+/// Each host numbers its broadcasts from its start, so different broadcasts have the same number.
 #[test]
-fn a_number_of_one_host_ends_no_other_broadcast_of_another() {
+fn cancelling_by_number_ends_no_other_broadcast_of_another_host() {
     let Some(two) = start() else { return };
     let _clients = clients(&two, [CLIENTS, CLIENTS]);
     for (host, body) in [(0, "of a"), (1, "of b")] {
@@ -161,7 +161,7 @@ fn a_number_of_one_host_ends_no_other_broadcast_of_another() {
 }
 
 #[test]
-fn any_program_paces_a_broadcast() {
+fn any_nats_client_can_pace_a_broadcast() {
     let Some(two) = start() else { return };
     let mut clients = clients(&two, [CLIENTS, CLIENTS]);
     let mut program = two.nats.program();
@@ -170,7 +170,7 @@ fn any_program_paces_a_broadcast() {
         assert_eq!(client.recv().body, b"fast");
     }
     until_listed(&two, [0, 0]);
-    // Without a name each host has its own, at the whole speed.
+    // Without a name each host has a broadcast of its own, at the full speed.
     program.publish("comet.all", &[("Comet-Speed", "2")], "slow");
     until_listed(&two, [1, 1]);
     let both = [0, 1].map(|host| listed(&two, host));
@@ -180,7 +180,7 @@ fn any_program_paces_a_broadcast() {
     cancel(&two, 0, &both[0]);
     until_listed(&two, [0, 1]);
     cancel(&two, 1, &both[1]);
-    // With a name, and with so many connections in all.
+    // With a name and the total number of connections, hosts share the speed.
     let headers =
         [("Comet-Speed", "8"), ("Comet-Connections", "240"), ("Comet-Broadcast", "news%207")];
     program.publish("comet.all", &headers, "named");
@@ -191,7 +191,7 @@ fn any_program_paces_a_broadcast() {
     }
     cancel(&two, 1, &both[1]);
     until_listed(&two, [0, 0]);
-    // A name that was cancelled does not begin again.
+    // A broadcast with the name of a cancelled one is refused.
     let refused = two.metrics(0).value("comet_cluster_refused_total");
     program.publish("comet.all", &headers, "again");
     two.until(0, "comet_cluster_refused_total", refused + 1);
@@ -199,29 +199,29 @@ fn any_program_paces_a_broadcast() {
 }
 
 #[test]
-fn a_speed_that_is_none_makes_no_push() {
+fn an_invalid_speed_pushes_nothing() {
     let Some(two) = start() else { return };
     let mut clients = clients(&two, [1, 1]);
     let mut program = two.nats.program();
     for speed in ["0", "-1", "fast"] {
-        program.publish("comet.all", &[("Comet-Speed", speed)], "is none");
+        program.publish("comet.all", &[("Comet-Speed", speed)], "invalid");
     }
     program.publish("comet.user.1", &[("Comet-Speed", "7")], "is for one");
     for host in 0..2 {
         two.until(host, "comet_cluster_invalid_total", 4);
     }
-    assert_eq!(receivers(&two, &mut clients, b"is none"), 0);
+    assert_eq!(receivers(&two, &mut clients, b"invalid"), 0);
 }
 
 #[test]
-fn a_host_with_too_many_paced_broadcasts_is_named() {
+fn a_host_that_paces_too_many_broadcasts_already_is_named() {
     let Some(two) = start() else { return };
     let _there = clients(&two, [0, 200]);
     let mut program = two.nats.program();
     for _ in 0..MOST {
         program.publish("comet.all", &[("Comet-Speed", "2")], "slow");
     }
-    // There is nobody to visit at a.
+    // Host a has no clients, so its broadcasts end at once.
     until_listed(&two, [0, MOST]);
     let _here = clients(&two, [CLIENTS, 0]);
     let ledger = try_broadcast(&two, 0, SLOW, "at a").unwrap();
@@ -229,13 +229,13 @@ fn a_host_with_too_many_paced_broadcasts_is_named() {
     let received = two.metrics(0).value("comet_cluster_received_total");
     let refused = try_broadcast(&two, 1, SLOW, "at b").unwrap_err().to_string();
     assert!(refused.contains("64 paced"), "{refused}");
-    // What b publishes next comes behind what it has not published.
+    // If b had published the refused broadcast, a would have received it before the next push of b.
     assert_eq!(push(&caller(&two, 1), To::All, 5, b"next").unanswered, [] as [&str; 0]);
     two.until(0, "comet_cluster_received_total", received + 1);
 }
 
 #[test]
-fn a_host_that_does_not_answer_is_named_and_its_part_ends_with_the_others() {
+fn a_silent_host_is_named_and_its_part_can_be_cancelled() {
     let Some(two) = TwoHosts::start(&["push.timeout=\"8s\""]) else { return };
     let _clients = clients(&two, [200, 100]);
     two.pause(1, true);
@@ -244,7 +244,7 @@ fn a_host_that_does_not_answer_is_named_and_its_part_ends_with_the_others() {
     two.pause(1, false);
     assert_eq!((ledger.scheduled, ledger.unanswered), (200, vec!["b".to_owned()]));
     assert_eq!(own["speed"], 2, "the connections of the other host are not known");
-    // It gets what was said meanwhile.
+    // The stopped host gets the broadcast once it runs again.
     until_listed(&two, [1, 1]);
     assert_eq!(listed(&two, 1)["name"], own["name"]);
     cancel(&two, 0, &own);

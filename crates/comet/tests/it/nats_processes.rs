@@ -1,5 +1,5 @@
-//! Three comets, each a process of its own, while one is killed and NATS begins anew: each push reaches those it is
-//! meant for, or the ledger says what is missing.
+//! Three hosts, each a process of its own. One is killed, and NATS restarts. Each push reaches its targets, or the ledger
+//! names the hosts whose part is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -17,18 +17,18 @@ use crate::support::{Metrics, PATIENCE, Permit, To, try_push, until};
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// The host that is killed.
 const VICTIM: usize = 2;
-/// Of each host. The last accepts another operation than that of the pushes, which counts where they go to no room.
+/// Clients of each host. The last one accepts an operation that pushes do not have, so it gets only pushes to rooms.
 const CLIENTS: usize = 4;
-const DEAF: usize = 3;
-/// Has a session on each host.
+const FILTERED: usize = 3;
+/// A user with a session on each host.
 const USER: i64 = 7;
-/// What clients accept, and what the deaf accept.
+/// The operation that clients accept, and the one that client `FILTERED` accepts.
 const OPERATION: i32 = 1000;
-const FOR_THE_DEAF: i32 = 2000;
-/// The last body a client gets.
+const OTHER_OPERATION: i32 = 2000;
+/// The body of the last push.
 const END: &[u8] = b"end";
 
-/// The room of a client: two are in that of all hosts, one is elsewhere, and the last is deaf.
+/// The room of a client. Client 2 of each host is in another room than the rest.
 fn room_of(host: usize, client: usize) -> &'static str {
     match (host, client) {
         (VICTIM, 2) => "alone",
@@ -41,7 +41,7 @@ fn key_of(host: usize, client: usize) -> String {
     format!("{}-{client}", NAMES[host])
 }
 
-/// What a push with this number is meant for.
+/// The target of the push with this number.
 fn target(number: usize) -> To<'static> {
     const KEYS: [&str; 4] = ["a-0", "b-1", "c-2", "b-3"];
     match number % 6 {
@@ -94,7 +94,7 @@ impl Rig {
     }
 
     fn host(&self, host: usize) -> &Server {
-        self.hosts[host].as_ref().expect("it was not killed")
+        self.hosts[host].as_ref().expect("the host runs")
     }
 
     fn until(&self, host: usize, sample: &str, value: u64) {
@@ -102,10 +102,10 @@ impl Rig {
         until(&what, || Metrics::read(self.host(host).stat).value(sample) == value);
     }
 
-    /// Connects a client, whose bodies are collected up to the last.
+    /// Connects a client, and collects its bodies up to the last one.
     fn reader(&self, host: usize, client: usize) -> JoinHandle<Vec<String>> {
         let user = if client == 1 { USER } else { (10 * (host + 1) + client) as i64 };
-        let accepts = if client == DEAF { FOR_THE_DEAF } else { OPERATION };
+        let accepts = if client == FILTERED { OTHER_OPERATION } else { OPERATION };
         let (key, room) = (key_of(host, client), room_of(host, client));
         let token = format!(
             "{{\"mid\":{user},\"key\":{key:?},\"room_id\":{room:?},\"accepts\":[{accepts}]}}"
@@ -119,13 +119,13 @@ impl Rig {
         PushClient::connect(&self.host(host).grpc.to_string()).unwrap()
     }
 
-    /// Pushes by any host until all hosts know the members of all.
+    /// Pushes from each host until all hosts know all members.
     fn until_complete(&self, living: &[usize]) {
         let callers: Vec<_> = living.iter().map(|host| self.caller(*host)).collect();
         for room in ["everywhere", "pair", "alone"] {
             let meant = count(To::Room(room), living);
             for caller in &callers {
-                until(&format!("{room} to be known"), || {
+                until(&format!("the members of {room} to be known"), || {
                     let ledger = try_push(caller, To::Room(room), OPERATION, b"").unwrap();
                     let may_be_others = ledger.unanswered.iter().any(|name| name == "*");
                     ledger.matched == meant
@@ -136,10 +136,10 @@ impl Rig {
         }
     }
 
-    /// Ends the clients of these hosts, and returns what each got.
+    /// Ends the clients, and returns the bodies of each client of each host.
     fn end(mut self, living: &[usize]) -> Vec<Vec<Vec<String>>> {
         let caller = self.caller(living[0]);
-        for operation in [FOR_THE_DEAF, OPERATION] {
+        for operation in [OTHER_OPERATION, OPERATION] {
             let ledger = try_push(&caller, To::All, operation, END).unwrap();
             assert_eq!(unanswered(&ledger, living), [""; 0]);
         }
@@ -148,20 +148,20 @@ impl Rig {
     }
 }
 
-/// Living hosts without an answer. One that was killed is named for some time, since it may be alive behind a dead connection.
+/// Living hosts that did not answer. A killed host is named for some time, as it may be alive behind a lost connection.
 fn unanswered<'a>(ledger: &'a Ledger, living: &[usize]) -> Vec<&'a str> {
     let is_living = |name: &&str| living.iter().any(|host| NAMES[*host] == *name);
     ledger.unanswered.iter().map(String::as_str).filter(is_living).collect()
 }
 
-/// The bodies up to the last, or up to the end of the connection.
+/// The bodies up to the last one, or up to the end of the connection.
 fn collect(mut client: Client) -> Vec<String> {
     let mut bodies = Vec::new();
     while let Ok(Some(message)) = client.receive() {
         if message.body == END {
             break;
         }
-        // Those of `until_complete` are empty.
+        // Pushes of `until_complete` are empty.
         if !message.body.is_empty() {
             bodies.push(String::from_utf8(message.body).unwrap());
         }
@@ -169,33 +169,34 @@ fn collect(mut client: Client) -> Vec<String> {
     bodies
 }
 
-/// Whether the connection takes a push that is meant for it.
-fn hears(to: To<'_>, client: usize) -> bool {
-    client != DEAF || matches!(to, To::Room(_))
+/// Whether the operation filter of the connection accepts a push to `to`.
+fn accepts_push(to: To<'_>, client: usize) -> bool {
+    client != FILTERED || matches!(to, To::Room(_))
 }
 
-/// Clients on these hosts that a push is meant for.
+/// The number of clients of these hosts that a push targets.
 fn count(to: To<'_>, hosts: &[usize]) -> u64 {
     let clients = hosts.iter().flat_map(|host| (0..CLIENTS).map(|client| (*host, client)));
     clients.filter(|client| is_meant(to, *client)).count() as u64
 }
 
-/// Of the clients that a push is meant for on these hosts: those that take it, and those that do not accept it.
+/// The clients of these hosts that a push targets: those that accept it, and those that do not.
 fn parts(to: To<'_>, hosts: &[usize]) -> (u64, u64) {
-    let is_deaf = |host: &&usize| is_meant(to, (**host, DEAF)) && !hears(to, DEAF);
-    let deaf = hosts.iter().filter(is_deaf).count() as u64;
-    (count(to, hosts) - deaf, deaf)
+    let is_filtered =
+        |host: &&usize| is_meant(to, (**host, FILTERED)) && !accepts_push(to, FILTERED);
+    let filtered = hosts.iter().filter(is_filtered).count() as u64;
+    (count(to, hosts) - filtered, filtered)
 }
 
-/// What the ledger counts: connections that took the push, and those that do not accept it.
+/// The connections in the ledger: those that took the push, and those that do not accept its operation.
 fn counted(ledger: &Ledger) -> (u64, u64) {
     let filtered = ledger.dropped.get("filtered").copied().unwrap_or_default();
-    assert_eq!(ledger.matched, ledger.queued + filtered, "there is no other reason here");
+    assert_eq!(ledger.matched, ledger.queued + filtered, "pushes are dropped by the filter only");
     (ledger.queued, filtered)
 }
 
 #[test]
-fn totals_over_three_processes_are_what_their_clients_get() {
+fn ledgers_of_three_hosts_count_what_their_clients_get() {
     let Some(rig) = Rig::start() else { return };
     let all = [0, 1, 2];
     rig.until_complete(&all);
@@ -208,7 +209,7 @@ fn totals_over_three_processes_are_what_their_clients_get() {
         assert_eq!((counted(&ledger), &*ledger.unanswered), (parts(to, &all), &[][..]), "{to:?}");
         assert_eq!(ledger.absent, 0, "{to:?}");
         for client in all.iter().flat_map(|host| (0..CLIENTS).map(|client| (*host, client))) {
-            if is_meant(to, client) && hears(to, client.1) {
+            if is_meant(to, client) && accepts_push(to, client.1) {
                 expected.entry(client).or_default().push(body.clone());
             }
         }
@@ -221,14 +222,14 @@ fn totals_over_three_processes_are_what_their_clients_get() {
     }
 }
 
-/// What became of the host that is killed.
+/// The states of the host that is killed.
 const ALIVE: u8 = 0;
 const DYING: u8 = 1;
 const DEAD: u8 = 2;
 static VICTIM_IS: AtomicU8 = AtomicU8::new(ALIVE);
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// A push, and what was said of it. `None`: its host was killed meanwhile.
+/// A push and its ledger. `None`: the host of its caller was killed.
 struct Record {
     body: String,
     to: To<'static>,
@@ -237,7 +238,7 @@ struct Record {
     victim: (u8, u8),
 }
 
-/// Pushes by one host without a pause.
+/// Pushes at one host without a pause.
 fn pusher(host: usize, caller: PushClient, pushed: Sender<()>) -> JoinHandle<Vec<Record>> {
     thread::spawn(move || {
         let mut records = Vec::new();
@@ -251,7 +252,7 @@ fn pusher(host: usize, caller: PushClient, pushed: Sender<()>) -> JoinHandle<Vec
             let is_over = ledger.is_err() || STOP.load(SeqCst);
             let victim = (before, VICTIM_IS.load(SeqCst));
             records.push(Record { body, to, ledger: ledger.ok(), victim });
-            // Whoever waits for pushes may have seen enough.
+            // The receiver may have been dropped.
             let _ = pushed.send(());
             if is_over {
                 break;
@@ -261,14 +262,14 @@ fn pusher(host: usize, caller: PushClient, pushed: Sender<()>) -> JoinHandle<Vec
     })
 }
 
-/// What a client got, each push once.
+/// The bodies of a client, which must differ.
 fn unique(bodies: &[String]) -> BTreeSet<&str> {
     let unique: BTreeSet<&str> = bodies.iter().map(String::as_str).collect();
     assert_eq!(unique.len(), bodies.len(), "a push came twice");
     unique
 }
 
-/// What a push should have reached on living hosts is reached, or its host is named.
+/// On each living host a push reaches its targets, or the ledger names the host.
 fn check(record: &Record, got: &[Vec<BTreeSet<&str>>]) {
     let Record { body, to, ledger, victim } = record;
     let is_named = |host: usize| {
@@ -278,11 +279,11 @@ fn check(record: &Record, got: &[Vec<BTreeSet<&str>>]) {
     for (host, clients) in got.iter().enumerate().filter(|(host, _)| *host != VICTIM) {
         for (client, bodies) in clients.iter().enumerate() {
             let (has, is_meant) = (bodies.contains(&**body), is_meant(*to, (host, client)));
-            let should = is_meant && hears(*to, client);
+            let should = is_meant && accepts_push(*to, client);
             let what = || format!("{to:?} {body:?} at {}: {ledger:?}", key_of(host, client));
-            assert!(!has || should, "it was not meant: {}", what());
+            assert!(!has || should, "pushed to a wrong client: {}", what());
             let is_told = !should || is_named(host);
-            assert!(has || is_told, "it is missing: {}", what());
+            assert!(has || is_told, "missing without a notice: {}", what());
         }
     }
     let Some(ledger) = ledger else { return };
@@ -302,7 +303,7 @@ fn check(record: &Record, got: &[Vec<BTreeSet<&str>>]) {
 }
 
 #[test]
-fn what_a_killed_host_and_a_lost_nats_cost_is_told() {
+fn ledgers_name_the_hosts_missed_after_a_kill_or_loss_of_nats() {
     let Some(mut rig) = Rig::start() else { return };
     rig.until_complete(&[0, 1, 2]);
     let (sender, pushed) = channel();
@@ -346,5 +347,5 @@ fn what_a_killed_host_and_a_lost_nats_cost_is_told() {
         let ledgers = records.iter().flatten().filter_map(|record| record.ledger.as_ref());
         ledgers.filter(|ledger| ledger.unanswered.iter().any(|it| it == name)).count()
     };
-    assert!(named("b") > 0 && named("c") > 0, "NATS was away, and c was killed");
+    assert!(named("b") > 0 && named("c") > 0, "NATS was stopped, and c was killed");
 }

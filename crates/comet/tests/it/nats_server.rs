@@ -1,4 +1,4 @@
-//! A real `nats-server` at an address of its own, for the tests of several hosts.
+//! A real `nats-server` with an address of its own, for the tests of several hosts.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -10,7 +10,7 @@ use crate::logic_process::own_address;
 use crate::scratch;
 use crate::support::{PATIENCE, until};
 
-/// Ends with the value.
+/// The process ends when the value is dropped.
 pub(crate) struct NatsServer {
     process: Child,
     address: SocketAddr,
@@ -18,14 +18,14 @@ pub(crate) struct NatsServer {
 }
 
 impl NatsServer {
-    /// `None`, and a line in the log of the test, where there is no `nats-server`.
+    /// `None`: `nats-server` is not installed. The test writes a line about it.
     pub(crate) fn start(arguments: &[&str]) -> Option<Self> {
         let address = own_address();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         match run(address, &arguments) {
             Ok(process) => Some(Self { process, address, arguments }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                eprintln!("SKIPPED: there is no nats-server, so nothing is tested with one");
+                eprintln!("SKIPPED: nats-server is not installed");
                 None
             }
             Err(error) => panic!("nats-server: {error}"),
@@ -41,32 +41,32 @@ impl NatsServer {
         self.process.wait().unwrap();
     }
 
-    /// Lets the process run no more, with all its connections open, or run again.
+    /// Stops the process, whose connections stay open, or continues it.
     pub(crate) fn pause(&self, is_paused: bool) {
         halt::pause(&self.process, is_paused);
     }
 
-    /// Begins anew at the same address, with other arguments from now on.
+    /// Starts it again at the same address, with other arguments.
     pub(crate) fn restart_with(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(ToString::to_string).collect();
         self.restart();
     }
 
-    /// Begins anew at the same address.
+    /// Starts it again at the same address.
     pub(crate) fn restart(&mut self) {
         self.process = run(self.address, &self.arguments).unwrap();
     }
 
-    /// A program that speaks the protocol of NATS by itself.
+    /// A client that speaks the protocol of NATS itself.
     pub(crate) fn program(&self) -> Program {
         Program::connect(self.address)
     }
 }
 
-/// Runs it, and waits until it answers.
+/// Starts it, and waits until it answers.
 fn run(address: SocketAddr, arguments: &[String]) -> std::io::Result<Child> {
     let (host, port) = (address.ip().to_string(), address.port().to_string());
-    // A host that a test stops for a while is not to be cut off as a slow reader.
+    // Hosts that a test stops for a while must not be disconnected as slow consumers.
     let config = scratch::folder().join(format!("nats-{host}-{port}.conf"));
     fs::write(&config, "write_deadline: \"5m\"\n")?;
     let process = Command::new("nats-server")
@@ -84,13 +84,13 @@ fn run(address: SocketAddr, arguments: &[String]) -> std::io::Result<Child> {
 
 impl Drop for NatsServer {
     fn drop(&mut self) {
-        // It may have been stopped already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Any client of NATS that is no comet.
+/// A client of NATS that is not comet.
 pub(crate) struct Program {
     stream: BufReader<TcpStream>,
 }
@@ -106,7 +106,7 @@ impl Program {
         program
     }
 
-    /// Publishes, and waits until the server has it.
+    /// Publishes, and waits until the server has the message.
     pub(crate) fn publish(&mut self, subject: &str, headers: &[(&str, &str)], body: &str) {
         let lines: String =
             headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -116,7 +116,7 @@ impl Program {
         assert_eq!(self.line(), "PONG");
     }
 
-    /// Publishes so many numbers without a pause, and waits until the server has them.
+    /// Publishes the numbers below `numbers` without a pause, and waits until the server has them.
     pub(crate) fn flood(&mut self, subject: &str, numbers: u64) {
         for first in (0..numbers).step_by(1_000) {
             let publish = |number: u64| {
@@ -147,7 +147,7 @@ impl Program {
         loop {
             let mut line = String::new();
             self.stream.read_line(&mut line).unwrap();
-            // The server looks whether the program is there.
+            // The server checks with a ping that the client is alive.
             if line.trim_end() != "PING" {
                 return line.trim_end().to_owned();
             }

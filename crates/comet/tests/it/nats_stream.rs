@@ -1,4 +1,4 @@
-//! Histories that hosts share by a stream of NATS: any host recovers any client, all of it or nothing.
+//! Histories that hosts share by a stream of NATS: any host recovers any client, completely or not at all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::two_hosts::until_others_had_their_time;
 
 const ROOM: &str = "h://r";
 const OPERATION: i32 = 1000;
-/// The last body a client gets.
+/// The body of the last push.
 const END: &str = "end";
 
 struct Rig {
@@ -33,13 +33,13 @@ struct Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // What is left is in the directory of temporary files.
+        // The folder is in the directory of temporary files, so a failure leaves nothing behind for long.
         let _ = fs::remove_dir_all(&self.store);
     }
 }
 
 impl Rig {
-    /// So many processes with a core each. `None`: there is no `nats-server`.
+    /// Starts `hosts` processes with a core each. `None`: `nats-server` is not installed.
     fn start(name: &str, hosts: usize, settings: &[&str]) -> Option<Self> {
         let mut rig = Self::with_nats(name, true, settings)?;
         for _ in 0..hosts {
@@ -52,7 +52,7 @@ impl Rig {
         Some(rig)
     }
 
-    /// Without hosts.
+    /// Starts NATS without hosts.
     fn with_nats(name: &str, has_jetstream: bool, settings: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
         let store = scratch::folder().join(name);
@@ -83,7 +83,7 @@ impl Rig {
     }
 
     fn host(&self, host: usize) -> &Server {
-        self.hosts[host].as_ref().expect("it was not killed")
+        self.hosts[host].as_ref().expect("the host runs")
     }
 
     fn until(&self, host: usize, sample: &str, value: u64) {
@@ -100,7 +100,7 @@ impl Rig {
         pushed.unwrap_or_else(|error| panic!("{body}: {error}"));
     }
 
-    /// Tries until the stream takes a push. Each has another body: one that is refused for want of time may be stored.
+    /// Tries until the stream takes a push. Each try has another body, as a push that failed by a timeout may be stored.
     fn until_stored(&self, host: usize) {
         let (caller, mut tries) = (self.caller(host), 0);
         until("the stream to take a push", || {
@@ -116,7 +116,7 @@ impl Rig {
         Options::tcp(address, token).timeout(PATIENCE).connect().unwrap()
     }
 
-    /// A client that comes back, and what it is told. All hosts have read what was pushed.
+    /// A client that comes back, and the reply to it. By then all hosts must have read all pushes of the stream.
     fn back(&self, host: usize, since: Position) -> (Client, Joined) {
         let mut client = self.client(host);
         let joined = client.add_room_since(ROOM, since).unwrap();
@@ -130,18 +130,18 @@ impl Rig {
     }
 }
 
-/// The bodies that come next, and the position of the last.
+/// The next `count` bodies, and the position of the last one.
 fn next(client: &mut Client, count: usize) -> (Vec<String>, Position) {
     let mut position = None;
     let bodies = (0..count).map(|_| {
-        let message = client.receive_timeout(PATIENCE).unwrap().expect("a push comes");
+        let message = client.receive_timeout(PATIENCE).unwrap().expect("a push arrives");
         position = message.position;
         String::from_utf8(message.body).unwrap()
     });
     (bodies.collect(), position.expect("the room has a history"))
 }
 
-/// The bodies that come up to this one, and its position.
+/// The bodies up to `last`, and its position.
 fn until_body(client: &mut Client, last: &str) -> (Vec<String>, Position) {
     let mut all = Vec::new();
     loop {
@@ -163,9 +163,9 @@ fn assert_quiet(client: &mut Client) {
     assert_eq!(client.take_gap(), None);
 }
 
-/// The client is told that it may have missed pushes of the room, and that nobody has them.
+/// Waits until the client learns that it may have missed pushes of the room, which cannot be recovered.
 fn until_lost(client: &mut Client) {
-    until("the client to be told of a gap", || {
+    until("the client to learn of a gap", || {
         let message = client.receive_timeout(Duration::from_millis(10)).unwrap();
         assert!(message.is_none(), "{message:?}");
         client.take_gap().is_some_and(|gap| &*gap.room == ROOM && gap.state == GapState::Lost)
@@ -173,7 +173,7 @@ fn until_lost(client: &mut Client) {
 }
 
 #[test]
-fn another_host_recovers_the_client_of_a_host_that_was_killed() {
+fn clients_of_a_killed_host_are_recovered_by_another_host() {
     let rule = "history.rules=[{rooms=\"h://\", pushes=1000}]";
     let Some(mut rig) = Rig::start("stream-of-three", 3, &[rule]) else { return };
     let mut first = rig.client(0);
@@ -189,7 +189,7 @@ fn another_host_recovers_the_client_of_a_host_that_was_killed() {
     let victim = rig.hosts[0].take().unwrap();
     victim.signal(Signal::KILL);
     victim.end_status();
-    // Nobody is in the room on any host.
+    // The room has no members on any host now.
     (5..10).for_each(|number| rig.push(2, &number.to_string()));
     rig.until_all_read(&[1, 2], 10);
     let (mut second, joined) = rig.back(1, position);
@@ -201,7 +201,7 @@ fn another_host_recovers_the_client_of_a_host_that_was_killed() {
     assert_eq!(joined.recovered, Some(10));
     assert_eq!(next(&mut third, 10), (bodies(0..10), position));
 
-    // NATS goes and comes: a push is stored or refused, and positions stay.
+    // NATS stops and starts: each push is stored or refused, and positions stay valid.
     rig.nats.stop();
     rig.until(1, "comet_cluster_connected", 0);
     let refused = try_push(&rig.caller(1), To::Room(ROOM), OPERATION, b"nobody gets it");
@@ -217,7 +217,7 @@ fn another_host_recovers_the_client_of_a_host_that_was_killed() {
     assert_eq!(joined.recovered, Some(since.len() as u32));
     assert_eq!(next(&mut fourth, since.len()).0, since);
 
-    // A host that begins reads what is there, and gives it to nobody twice.
+    // A new host reads the pushes of the stream, and delivers none of them again.
     let late = rig.add_host();
     let (mut fifth, joined) = rig.back(late, nothing);
     let all = [bodies(0..10), since].concat();
@@ -231,7 +231,7 @@ fn another_host_recovers_the_client_of_a_host_that_was_killed() {
 }
 
 #[test]
-fn what_the_stream_has_dropped_is_not_recovered() {
+fn pushes_dropped_from_the_stream_are_not_recovered() {
     let rule = "history.rules=[{rooms=\"h://\", pushes=1000, bytes=\"1MiB\"}]";
     let bound = "nats.history_bytes=\"1MiB\"";
     let Some(mut rig) = Rig::start("stream-with-a-bound", 1, &[rule, bound]) else { return };
@@ -256,20 +256,20 @@ fn what_the_stream_has_dropped_is_not_recovered() {
     assert_quiet(&mut recent);
 }
 
-/// NATS runs, and has no stream: nobody gets a push without a position, and callers know.
+/// NATS runs without a stream. Pushes to rooms with a history are refused, since they would have no position.
 #[test]
-fn a_stream_may_come_later_than_its_hosts() {
+fn a_stream_may_be_created_after_its_hosts_have_started() {
     let rule = "history.rules=[{rooms=\"h://\", pushes=1000}]";
     let Some(mut rig) = Rig::with_nats("stream-that-is-late", false, &[rule]) else { return };
     rig.launch_host();
     rig.until(0, "comet_cluster_connected", 1);
     let mut client = rig.client(0);
     let nothing = client.add_room(ROOM).unwrap().position.expect("the room has a history");
-    assert_eq!((nothing.epoch, nothing.offset), (0, 0), "it is not known");
+    assert_eq!((nothing.epoch, nothing.offset), (0, 0), "the position is not known");
     let refused = try_push(&rig.caller(0), To::Room(ROOM), OPERATION, b"nobody gets it");
     let refused = refused.expect_err("there is no stream").to_string();
     assert!(refused.contains("no stream takes it"), "{refused}");
-    // Other rooms need none.
+    // Rooms without a history need no stream.
     client.add_room("plain").unwrap();
     let pushed = try_push(&rig.caller(0), To::Room("plain"), OPERATION, b"plain").unwrap();
     assert_eq!(pushed.queued, 1);
@@ -279,14 +279,14 @@ fn a_stream_may_come_later_than_its_hosts() {
     let store = rig.store.to_str().unwrap().to_owned();
     rig.nats.restart_with(&["-js", "-sd", &store]);
     rig.until(0, "comet_cluster_stream_is_read", 1);
-    // It entered when nothing was known.
+    // The client entered when no position was known.
     until_lost(&mut client);
     rig.push(0, "0");
     let (got, position) = next(&mut client, 1);
     assert_eq!(got, bodies(0..1));
     assert_quiet(&mut client);
     let (_, joined) = rig.back(0, nothing);
-    assert_eq!(joined.recovered, None, "its position was none");
+    assert_eq!(joined.recovered, None, "its position was not valid");
     let epoch = joined.position.unwrap().epoch;
     assert_ne!(epoch, 0);
     rig.push(0, "1");
@@ -294,9 +294,9 @@ fn a_stream_may_come_later_than_its_hosts() {
     assert_eq!((joined.recovered, next(&mut back, 1).0), (Some(1), bodies(1..2)));
 }
 
-/// Somebody deletes the stream. The hosts make another one, whose positions are others.
+/// The stream is deleted. The hosts create another one, with other positions.
 #[test]
-fn a_stream_that_is_deleted_is_made_anew() {
+fn a_deleted_stream_is_created_again() {
     let rule = "history.rules=[{rooms=\"h://\", pushes=1000}]";
     let Some(rig) = Rig::start("stream-that-is-deleted", 2, &[rule]) else { return };
     let mut clients = [0, 1].map(|host| rig.client(host));
@@ -321,9 +321,9 @@ fn a_stream_that_is_deleted_is_made_anew() {
     }
 }
 
-/// NATS comes back without its last pushes, and gets more than these before the host looks. So the stream is no shorter.
+/// NATS restarts without its last pushes, and stores as many others before the host looks, so the stream is not shorter.
 #[test]
-fn a_stream_that_has_lost_its_last_pushes_is_read_anew() {
+fn a_stream_that_lost_its_last_pushes_is_read_again() {
     let rule = "history.rules=[{rooms=\"h://\", pushes=1000}]";
     let Some(mut rig) = Rig::start("stream-without-its-tail", 1, &[rule]) else { return };
     let mut client = rig.client(0);
@@ -349,7 +349,7 @@ fn a_stream_that_has_lost_its_last_pushes_is_read_anew() {
         program.publish(&format!("comet.history.{ROOM}"), &[], &format!("other {number}"));
     }
     rig.host(0).pause(false);
-    // What took the place of its pushes goes to nobody.
+    // Pushes in the place of the lost ones are not delivered.
     until_lost(&mut client);
     let (_, joined) = rig.back(0, position);
     assert_eq!((joined.recovered, joined.position.unwrap().epoch == position.epoch), (None, false));
@@ -363,10 +363,10 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.success(), "{}", from.display());
 }
 
-/// NATS is killed amid pushes and comes back with its files, and it is stopped and goes on. What it took comes to all members, once
-/// and in its order, with the positions that it had.
+/// NATS is killed and restarted with its files, and it is paused. Every stored push reaches all members once and in order, with
+/// its original position.
 #[test]
-fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
+fn stored_pushes_arrive_once_if_nats_restarts_or_pauses() {
     let rule = "history.rules=[{rooms=\"h://\", pushes=100000, bytes=\"1MiB\"}]";
     let settings = [rule, "push.timeout=\"6s\""];
     let Some(mut rig) = Rig::start("stream-with-faults", 2, &settings) else { return };
@@ -395,13 +395,13 @@ fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
                 let pushed = try_push(&caller, To::Room(ROOM), OPERATION, body.as_bytes());
                 stored.fetch_add(u64::from(pushed.is_ok()), SeqCst);
                 outcomes.push(pushed.map_err(|error| error.to_string()));
-                // A room is to keep all of them.
+                // The history of the room must have space for all pushes.
                 thread::sleep(Duration::from_millis(10));
             }
             outcomes
         })
     };
-    let until_more = || until_more("pushes that are stored", &stored, 10);
+    let until_more = || until_more("stored pushes", &stored, 10);
     until_more();
     for _ in 0..2 {
         rig.nats.stop();
@@ -409,7 +409,7 @@ fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
         rig.nats.restart();
         until_more();
         rig.nats.pause(true);
-        // As long as it takes a caller to give up.
+        // Longer than `push.timeout`, so that the caller gives up.
         thread::sleep(Duration::from_secs(7));
         rig.nats.pause(false);
         until_more();
@@ -419,7 +419,7 @@ fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
     rig.until_stored(1);
     rig.push(1, END);
     let [all, others] = readers.map(|reader| reader.join().unwrap());
-    assert_eq!(all, others, "both hosts have the same");
+    assert_eq!(all, others, "both hosts have the same pushes");
     assert!(all.iter().all(|(_, position)| position.epoch == first[0].epoch));
     let numbers: Vec<usize> = all.iter().filter_map(|(body, _)| body.parse().ok()).collect();
     assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
@@ -428,7 +428,7 @@ fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
         let has_come = numbers.binary_search(&number).is_ok();
         match outcome {
             Ok(_) => assert!(has_come, "{number} was stored"),
-            // Of the others nobody knows.
+            // The outcome of the other failed pushes is unknown.
             Err(error) if error.contains("nobody gets it") => {
                 refused += 1;
                 assert!(!has_come, "{number} was refused: {error}");

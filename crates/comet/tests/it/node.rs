@@ -1,4 +1,4 @@
-//! What operators do to a running server: drain it, take that back, move clients off.
+//! Operations on a running server: drain it, undo that, move clients off, block networks.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,16 +25,16 @@ fn start(sets: &[&str]) -> (Server, SocketAddr) {
     (server, address.unwrap_or_else(|| panic!("{line}")))
 }
 
-/// The data of an answer to `path`, which is asked of /comet/node.
+/// The data of the answer to a request below `/comet/node/`.
 #[track_caller]
-fn ask(http_push: SocketAddr, method: &str, path: &str) -> Value {
+fn request(http_push: SocketAddr, method: &str, path: &str) -> Value {
     let (status, answer) = http(http_push, method, &format!("/comet/node/{path}"), b"");
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!((status, &answer["code"]), (200, &json!(0)), "{path}: {answer}");
     answer["data"].clone()
 }
 
-fn is_healthy(server: &Server) -> (u16, String) {
+fn health_check(server: &Server) -> (u16, String) {
     get(server.stat, "/healthz")
 }
 
@@ -42,13 +42,13 @@ fn draining() -> (u16, String) {
     (503, "draining\n".to_owned())
 }
 
-/// Whether a client is let in; else it is turned away without a word.
-fn is_let_in(server: &Server) -> bool {
-    is_let_in_behind(server, b"")
+/// Whether the server accepts a client. If not, it closes the connection without a reply.
+fn accepts_client(server: &Server) -> bool {
+    accepts_client_behind(server, b"")
 }
 
-/// The same with what a proxy says first.
-fn is_let_in_behind(server: &Server, header: &[u8]) -> bool {
+/// The same behind a proxy that sends `header`.
+fn accepts_client_behind(server: &Server, header: &[u8]) -> bool {
     let mut stream = TcpStream::connect(server.tcp).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let sent = stream.write_all(&[header, &frame(op::AUTH, 1, b"/any//")].concat());
@@ -56,12 +56,12 @@ fn is_let_in_behind(server: &Server, header: &[u8]) -> bool {
 }
 
 #[test]
-fn a_running_server_drains_and_comes_back() {
+fn a_server_drains_and_serves_again() {
     let discovery = Node::start();
     let sets = sets(&[discovery.address]);
     let (server, http_push) = start(&sets.iter().map(String::as_str).collect::<Vec<_>>());
     discovery.next("register");
-    assert_eq!(ask(http_push, "GET", "status")["phase"], "serving");
+    assert_eq!(request(http_push, "GET", "status")["phase"], "serving");
     let mut peers: Vec<_> = (1..=30)
         .map(|user| {
             server.live(
@@ -72,44 +72,44 @@ fn a_running_server_drains_and_comes_back() {
         })
         .collect();
 
-    // For as long as the delay it is out of health and discovery, and takes clients.
-    let status = ask(http_push, "POST", "drain?delay_ms=3600000&per_second=1");
+    // During the delay the server is unhealthy and not in discovery, and still accepts clients.
+    let status = request(http_push, "POST", "drain?delay_ms=3600000&per_second=1");
     assert_eq!(status["phase"], "leaving", "{status}");
     assert_eq!((&status["connections"], &status["moving_off"]), (&json!(30), &json!(0)));
-    assert_eq!(is_healthy(&server), draining());
+    assert_eq!(health_check(&server), draining());
     assert_eq!(Metrics::read(server.stat).value("comet_draining"), 1);
     discovery.next("cancel");
     let mut late = server.live(Transport::Tcp, "/late//");
     late.ask(op::HEARTBEAT, 1, b"");
 
-    // Then clients are closed at the rate, and new ones are refused.
-    let status = ask(http_push, "POST", "drain?delay_ms=0&per_second=1&retry_after_ms=5000");
+    // Then clients are closed at the configured rate, and new ones are refused.
+    let status = request(http_push, "POST", "drain?delay_ms=0&per_second=1&retry_after_ms=5000");
     assert_eq!(status["phase"], "draining", "{status}");
     until("the rate to be known", || {
-        ask(http_push, "GET", "status")["moving_off"].as_u64() > Some(0)
+        request(http_push, "GET", "status")["moving_off"].as_u64() > Some(0)
     });
-    assert!(!is_let_in(&server));
+    assert!(!accepts_client(&server));
     assert_eq!(stat(&server)["drain"]["per_second"], 1);
-    let status = ask(http_push, "POST", "drain?delay_ms=0&per_second=1000&retry_after_ms=5000");
+    let status = request(http_push, "POST", "drain?delay_ms=0&per_second=1000&retry_after_ms=5000");
     assert_eq!(status["per_second"], 1_000, "{status}");
     for peer in peers.iter_mut().chain([&mut late]) {
         let CloseNotice { reason, .. } = peer.close_notice();
         assert!(reason.starts_with("draining; retry_after_ms="), "{reason}");
     }
     drop((peers, late));
-    until("the last client to go", || ask(http_push, "GET", "status")["phase"] == "drained");
+    until("the last client to go", || request(http_push, "GET", "status")["phase"] == "drained");
     line_with(&server.log, "no client is left; the process goes on");
-    assert!(!is_let_in(&server));
+    assert!(!accepts_client(&server));
 
-    let status = ask(http_push, "POST", "undrain");
+    let status = request(http_push, "POST", "undrain");
     assert_eq!(status["phase"], "serving", "{status}");
-    assert_eq!(is_healthy(&server), (200, "ok\n".to_owned()));
-    assert_eq!(ask(http_push, "POST", "undrain"), status, "without effect");
+    assert_eq!(health_check(&server), (200, "ok\n".to_owned()));
+    assert_eq!(request(http_push, "POST", "undrain"), status, "without effect");
     assert_eq!(stat(&server)["drain"], Value::Null);
     assert_eq!(Metrics::read(server.stat).value("comet_draining"), 0);
     discovery.next("register");
     // The cores learn of it a moment later.
-    until("clients to be accepted", || is_let_in(&server));
+    until("clients to be accepted", || accepts_client(&server));
     server.live(Transport::Tcp, "/again//").ask(op::HEARTBEAT, 1, b"");
 
     server.signal(Signal::TERM);
@@ -122,33 +122,33 @@ fn stat(server: &Server) -> Value {
 }
 
 #[test]
-fn maintenance_closes_nobody_and_is_taken_back_at_any_time() {
+fn a_drain_that_keeps_clients_can_be_undone_at_any_time() {
     let (server, http_push) = start(&[]);
     let mut first = server.live(Transport::Tcp, "/first//");
-    let status = ask(http_push, "POST", "drain?keep_clients=true");
+    let status = request(http_push, "POST", "drain?keep_clients=true");
     assert_eq!((&status["phase"], &status["keeps_clients"]), (&json!("leaving"), &json!(true)));
-    assert_eq!(is_healthy(&server), draining());
+    assert_eq!(health_check(&server), draining());
     let mut second = server.live(Transport::Tcp, "/second//");
     for peer in [&mut first, &mut second] {
         peer.ask(op::HEARTBEAT, 1, b"");
     }
-    // What was closed so far stays closed, and nobody else is.
-    ask(http_push, "POST", "drain?per_second=1");
-    ask(http_push, "POST", "undrain");
-    let left = ask(http_push, "GET", "status")["connections"].as_u64().unwrap();
+    // Connections that were closed before `undrain` stay closed, and no other one is closed.
+    request(http_push, "POST", "drain?per_second=1");
+    request(http_push, "POST", "undrain");
+    let left = request(http_push, "GET", "status")["connections"].as_u64().unwrap();
     assert!(left <= 2, "{left}");
-    until("clients to be accepted", || is_let_in(&server));
-    assert_eq!(is_healthy(&server).0, 200);
+    until("clients to be accepted", || accepts_client(&server));
+    assert_eq!(health_check(&server).0, 200);
     server.live(Transport::Tcp, "/third//").ask(op::HEARTBEAT, 1, b"");
 }
 
 #[test]
-fn a_signal_gives_load_balancers_the_same_time() {
+fn a_signal_waits_for_load_balancers_as_well() {
     let (server, http_push) = start(&["server.drain_delay=\"1h\""]);
     let mut first = server.live(Transport::Tcp, "/first//");
     server.signal(Signal::TERM);
-    until("health to say so", || is_healthy(&server) == draining());
-    assert_eq!(ask(http_push, "GET", "status")["phase"], "ending");
+    until("the health check to fail", || health_check(&server) == draining());
+    assert_eq!(request(http_push, "GET", "status")["phase"], "ending");
     server.live(Transport::Tcp, "/second//").ask(op::HEARTBEAT, 1, b"");
     first.ask(op::HEARTBEAT, 1, b"");
     let (_, answer) = http(http_push, "POST", "/comet/node/undrain", b"");
@@ -159,26 +159,26 @@ fn a_signal_gives_load_balancers_the_same_time() {
 }
 
 #[test]
-fn some_clients_are_moved_off_and_the_others_stay() {
+fn move_off_closes_the_given_number_of_clients() {
     let (server, http_push) = start(&[]);
     let peers: Vec<Peer> =
         (1..=20).map(|at| server.live(Transport::Tcp, &format!("/k{at}//"))).collect();
-    let status = ask(http_push, "POST", "move_off?count=8&per_second=1000000&retry_after_ms=9");
+    let status = request(http_push, "POST", "move_off?count=8&per_second=1000000&retry_after_ms=9");
     assert_eq!(status["phase"], "serving");
-    until("eight to be told", || ask(http_push, "GET", "status")["moving_off"] == 0);
-    until("eight to be closed", || stat(&server)["totals"]["closed"]["draining"] == 8);
-    assert_eq!(is_healthy(&server).0, 200);
-    // An order that takes long is taken back.
-    let status = ask(http_push, "POST", "move_off?count=12&per_second=1");
+    until("eight clients to be chosen", || request(http_push, "GET", "status")["moving_off"] == 0);
+    until("eight clients to be closed", || stat(&server)["totals"]["closed"]["draining"] == 8);
+    assert_eq!(health_check(&server).0, 200);
+    // A slow move-off can be cancelled.
+    let status = request(http_push, "POST", "move_off?count=12&per_second=1");
     assert_eq!(status["per_second"], 1, "{status}");
-    ask(http_push, "POST", "move_off/cancel");
-    until("the cores to know", || ask(http_push, "GET", "status")["moving_off"] == 0);
+    request(http_push, "POST", "move_off/cancel");
+    until("the cores to know", || request(http_push, "GET", "status")["moving_off"] == 0);
     assert!(stat(&server)["totals"]["closed"]["draining"].as_u64() < Some(20));
     drop(peers);
 }
 
 #[test]
-fn orders_that_make_no_sense_are_refused() {
+fn invalid_orders_are_refused() {
     let (server, http_push) = start(&[]);
     for (path, code, sentence) in [
         ("move_off?count=0&per_second=1", -400, "count: \"0\" is not a whole number from 1"),
@@ -192,7 +192,7 @@ fn orders_that_make_no_sense_are_refused() {
         let message = answer["message"].as_str().unwrap();
         assert!(message.starts_with(sentence), "{path}: {message}");
     }
-    ask(http_push, "POST", "drain?keep_clients=true");
+    request(http_push, "POST", "drain?keep_clients=true");
     let (_, answer) = http(http_push, "POST", "/comet/node/move_off?count=1&per_second=1", b"");
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["message"], "the server drains: that closes them all");
@@ -218,7 +218,7 @@ fn proxied(address: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_network_is_blocked_for_a_time_and_its_clients_are_kicked_if_asked() {
+fn a_blocked_network_is_refused_and_its_clients_are_kicked_on_request() {
     let (server, http_push) = start(&["tcp.proxy_from=[\"127.0.0.0/8\"]"]);
     let mut peers = ["192.0.2.7", "192.0.2.8", "192.0.3.1"].map(|address| {
         let mut stream = TcpStream::connect(server.tcp).unwrap();
@@ -234,19 +234,19 @@ fn a_network_is_blocked_for_a_time_and_its_clients_are_kicked_if_asked() {
     assert_eq!(answer["data"]["closed"], 1, "{answer}");
     assert_eq!(peers[1].close_notice(), kicked);
     let block = "block?address=192.0.2.7/24&seconds=3600";
-    assert_eq!(ask(http_push, "POST", block), json!({ "closed": 0 }));
+    assert_eq!(request(http_push, "POST", block), json!({ "closed": 0 }));
     peers[0].ask(op::HEARTBEAT, 1, b"");
-    assert!(is_let_in_behind(&server, &proxied("192.0.3.2")));
-    until("the cores to know", || !is_let_in_behind(&server, &proxied("192.0.2.9")));
+    assert!(accepts_client_behind(&server, &proxied("192.0.3.2")));
+    until("the cores to know", || !accepts_client_behind(&server, &proxied("192.0.2.9")));
     assert!(closed(&server, "blocked") >= 1);
-    assert_eq!(ask(http_push, "POST", &format!("{block}&kick=true"))["closed"], 1);
+    assert_eq!(request(http_push, "POST", &format!("{block}&kick=true"))["closed"], 1);
     assert_eq!(peers[0].close_notice().reason, "kicked");
     peers[2].ask(op::HEARTBEAT, 2, b"");
 
-    let listed = ask(http_push, "GET", "blocks");
+    let listed = request(http_push, "GET", "blocks");
     assert_eq!((listed[0]["address"].as_str(), listed[1].as_str()), (Some("192.0.2.0/24"), None));
-    ask(http_push, "POST", "unblock?address=192.0.2.0/24");
-    until("the cores to know", || is_let_in_behind(&server, &proxied("192.0.2.9")));
+    request(http_push, "POST", "unblock?address=192.0.2.0/24");
+    until("the cores to know", || accepts_client_behind(&server, &proxied("192.0.2.9")));
     for (path, code) in
         [("unblock?address=192.0.2.0/24", -404), ("block?address=host&seconds=1", -400)]
     {
@@ -257,12 +257,12 @@ fn a_network_is_blocked_for_a_time_and_its_clients_are_kicked_if_asked() {
 }
 
 #[test]
-fn a_block_ends_by_itself() {
+fn a_block_expires() {
     let (server, http_push) = start(&[]);
-    ask(http_push, "POST", "block?address=127.0.0.1&seconds=300");
-    until("the cores to know", || !is_let_in(&server));
-    // Another one takes its place.
-    ask(http_push, "POST", "block?address=127.0.0.1&seconds=1");
-    until("its end", || is_let_in(&server));
-    until("the list to be empty", || ask(http_push, "GET", "blocks") == json!([]));
+    request(http_push, "POST", "block?address=127.0.0.1&seconds=300");
+    until("the cores to know", || !accepts_client(&server));
+    // A newer block of the same address replaces it.
+    request(http_push, "POST", "block?address=127.0.0.1&seconds=1");
+    until("its end", || accepts_client(&server));
+    until("the list to be empty", || request(http_push, "GET", "blocks") == json!([]));
 }

@@ -1,4 +1,4 @@
-//! What a client may ask for, and what it is answered.
+//! The requests of a client, and the replies to them.
 
 use comet_client::{Transport, op};
 
@@ -8,7 +8,7 @@ use crate::support::{BOTH, Server, To, dropped, queued, received_until, until};
 #[test]
 fn replies_carry_the_sequence_of_their_request() {
     let nobody = 0_i32.to_be_bytes();
-    // Request and its body; operation and body of the reply. Before the first, it is in no room.
+    // Request and its body; operation and body of the reply. At first the client is in no room.
     let cases: &[(i32, &[u8], i32, &[u8])] = &[
         (op::HEARTBEAT, b"", op::HEARTBEAT_REPLY, &nobody),
         (op::HEARTBEAT, b"a body nobody asked for", op::HEARTBEAT_REPLY, &nobody),
@@ -22,7 +22,7 @@ fn replies_carry_the_sequence_of_their_request() {
         (op::HEARTBEAT, b"", op::HEARTBEAT_REPLY, &[0, 0, 0, 1]),
         (op::CHANGE_ROOM, b"", op::CHANGE_ROOM_REPLY, b""),
         (op::HEARTBEAT, b"", op::HEARTBEAT_REPLY, &nobody),
-        // Operations without a meaning of their own come back without their body.
+        // Unknown operations are answered with the same operation, without a body.
         (0, b"x", 0, b""),
         (1000, b"x", 1000, b""),
         (-5, b"x", -5, b""),
@@ -44,7 +44,7 @@ fn replies_carry_the_sequence_of_their_request() {
 }
 
 #[test]
-fn frames_before_the_token_are_read_over() {
+fn frames_before_the_token_are_ignored() {
     for transport in BOTH {
         let server = Server::start(&[]);
         let mut peer = Peer::open(&server, transport);
@@ -52,13 +52,13 @@ fn frames_before_the_token_are_read_over() {
             peer.send(operation, 5, b"too early");
         }
         peer.authenticate("anna");
-        assert_eq!(peer.online(), 0, "it is in no room");
+        assert_eq!(peer.online(), 0, "the client is in no room");
         assert_eq!(server.metric("comet_frames_ignored_total"), 4);
     }
 }
 
 #[test]
-fn a_heartbeat_says_how_many_are_online_on_all_cores() {
+fn heartbeats_report_the_members_of_the_room_on_all_cores() {
     let server = Server::start(&[]);
     let mut peers: Vec<_> = [0, 1, 1, 0, 1]
         .into_iter()
@@ -77,7 +77,7 @@ fn a_heartbeat_says_how_many_are_online_on_all_cores() {
             until(&format!("{online} online by peer {index}"), || peer.online() == online);
         }
         assert_eq!(outsider.online(), 0);
-        // By turns one leaves the room and one its connection.
+        // In turn one client leaves the room, and another one disconnects.
         let mut leaver = peers.remove(0);
         if peers.len() % 2 == 0 {
             assert_eq!(leaver.ask(op::CHANGE_ROOM, 1, b""), message(op::CHANGE_ROOM_REPLY, 1, b""));
@@ -88,13 +88,13 @@ fn a_heartbeat_says_how_many_are_online_on_all_cores() {
 }
 
 #[test]
-fn a_change_of_room_is_followed_by_pushes() {
+fn pushes_follow_a_client_to_its_new_room() {
     for transport in BOTH {
         let server = Server::start(&[]);
         let mut client = server.client(transport, "42");
         let mut neighbour = server.client(transport, "43");
         let rooms = ["1", "a", "b"];
-        // Each change, and the room it leads to. Changing to the room one is in changes nothing.
+        // The changes, and the room after each. A change to the same room has no effect.
         let changes =
             [None, Some("a"), Some("a"), Some("b"), Some(""), Some(""), Some("1"), Some("a")];
         let mut present = "1";
@@ -122,7 +122,7 @@ fn a_change_of_room_is_followed_by_pushes() {
 }
 
 #[test]
-fn operations_are_subscribed_to_and_unsubscribed_from() {
+fn subscriptions_change_which_operations_are_delivered() {
     let only_1000 = r#"{"mid":42,"key":"42_1","accepts":[1000]}"#;
     for (transport, token) in BOTH.into_iter().flat_map(|t| [(t, "42"), (t, only_1000)]) {
         let accepts_all = token == "42";
@@ -148,12 +148,12 @@ fn operations_are_subscribed_to_and_unsubscribed_from() {
     }
 }
 
-/// The first frames may come in one segment with the upgrade, and wait for what they depend on.
+/// The first frames may come in one segment with the upgrade. Each waits for the one before.
 #[test]
-fn everything_in_one_segment_is_answered_in_order() {
+fn frames_in_one_segment_are_answered_in_order() {
     for transport in BOTH {
         let server = Server::start(&[]);
-        // Some rooms have their home on the other core, and so have some users.
+        // Some rooms and some users have their home on the other core.
         for user in 1..=8 {
             let mut peer = Peer::connect(server.address(transport), transport);
             let mut segment = Vec::new();
@@ -190,7 +190,7 @@ fn everything_in_one_segment_is_answered_in_order() {
 }
 
 #[test]
-fn input_that_comes_byte_by_byte_is_understood() {
+fn input_may_arrive_byte_by_byte() {
     for transport in BOTH {
         let server = Server::start(&[]);
         let mut peer = Peer::connect(server.address(transport), transport);

@@ -1,11 +1,11 @@
-//! Paced broadcasts on a running server: all shards or none, listed and cancelled.
+//! Paced broadcasts on a running server: they begin on all shards or none, are listed, and can be cancelled.
 
 use comet_client::Transport;
 use serde_json::{Value, json};
 
 use crate::support::{BOTH, Server, http, received_until, until};
 
-/// As many as a shard takes.
+/// The number of broadcasts that a shard takes.
 const MOST: usize = 64;
 
 fn call(server: &Server, method: &str, target: &str, body: &[u8]) -> Value {
@@ -14,7 +14,7 @@ fn call(server: &Server, method: &str, target: &str, body: &[u8]) -> Value {
     serde_json::from_slice(&answer).unwrap()
 }
 
-/// So slow that it does not end by itself.
+/// So slow that a broadcast does not end by itself.
 const BROADCAST: &str = "/goim/push/all?operation=5&speed=2";
 
 fn broadcast(server: &Server, body: &[u8]) -> Value {
@@ -30,7 +30,7 @@ fn cancel(server: &Server, id: &Value) -> Value {
 }
 
 #[test]
-fn a_broadcast_beyond_the_bound_goes_to_no_core() {
+fn a_broadcast_over_the_limit_is_refused_on_all_cores() {
     let server = Server::start(&[]);
     let streams: Vec<_> = (0..200).map(|_| server.client(Transport::Tcp, "1")).collect();
     for number in 0..MOST {
@@ -43,9 +43,9 @@ fn a_broadcast_beyond_the_bound_goes_to_no_core() {
     let refused: Value = serde_json::from_slice(&refused).unwrap();
     assert_eq!((status, &refused["code"]), (429, &json!(-429)));
     assert!(refused["message"].as_str().unwrap().contains("64 paced"), "{refused}");
-    assert_eq!(server.metric("comet_pushes_total"), before, "no shard has it");
+    assert_eq!(server.metric("comet_pushes_total"), before, "no shard has the broadcast");
     assert_eq!(list(&server).len(), MOST);
-    // There is room again for as many as end.
+    // A broadcast that ends makes space for another one.
     let first = &list(&server)[0]["id"];
     assert_eq!(cancel(&server, first)["code"], 0);
     assert_eq!(broadcast(&server, b"taken")["code"], 0);
@@ -61,7 +61,7 @@ fn a_cancelled_broadcast_has_an_exact_ledger() {
     let server = Server::start(&[]);
     let clients: Vec<_> = (0..40).map(|index| server.client(BOTH[index % 2], "1")).collect();
     assert_eq!(broadcast(&server, b"slow")["data"]["scheduled"], 40);
-    let [under_way] = &list(&server)[..] else { panic!("one is under way") };
+    let [under_way] = &list(&server)[..] else { panic!("one broadcast is under way") };
     assert_eq!((&under_way["operation"], &under_way["speed"]), (&json!(5), &json!(2)));
     server.until_some("comet_queued_total");
     let ledger = cancel(&server, &under_way["id"])["data"].take();
@@ -75,7 +75,7 @@ fn a_cancelled_broadcast_has_an_exact_ledger() {
 }
 
 #[test]
-fn a_broadcast_that_ends_is_not_listed_any_more() {
+fn a_finished_broadcast_is_not_listed() {
     let server = Server::start(&[]);
     let mut clients: Vec<_> = (0..6).map(|index| server.client(BOTH[index % 2], "1")).collect();
     call(&server, "POST", "/goim/push/all?operation=5&speed=1000", b"fast");

@@ -1,4 +1,4 @@
-//! The Debian package and the container image, made of the program under test and run from roots of their own.
+//! The Debian package and the container image, made of the program under test. Servers run from them in their own roots.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,10 +14,10 @@ use crate::process::{Server, with_sets};
 use crate::scratch;
 use crate::support::{Permit, To, push, queued, two_cores};
 
-/// Those of the system's administrator, too.
+/// The search path of root, with the `sbin` directories.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A directory that is gone with its user.
+/// A directory that is removed with the value.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -44,13 +44,13 @@ impl Directory {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Puts a program of this host and its libraries into it.
-    fn furnish(&self, program: &str) {
-        self.furnish_libraries(program);
+    /// Copies a program of this host and its libraries.
+    fn add_program(&self, program: &str) {
+        self.add_libraries(program);
         self.copy(program);
     }
 
-    fn furnish_libraries(&self, program: &str) {
+    fn add_libraries(&self, program: &str) {
         let libraries = output(Command::new("ldd").arg(program));
         libraries
             .split_whitespace()
@@ -58,14 +58,14 @@ impl Directory {
             .for_each(|file| self.copy(file));
     }
 
-    /// From the same path of this host.
+    /// Copies a file of this host to the same path below the directory.
     fn copy(&self, file: &str) {
         let path = self.path(file.trim_start_matches('/'));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         scratch::install(Path::new(file), &path);
     }
 
-    /// Starts a server with this as its root.
+    /// Starts a server with this directory as its root.
     fn serve(&self, command: &[&str]) -> Server {
         for mounted in ["proc", "sys"] {
             fs::create_dir_all(self.path(mounted)).unwrap();
@@ -86,7 +86,7 @@ impl Drop for Directory {
     }
 }
 
-/// A program that believes to be run by root, in namespaces of its own.
+/// A program that has the user ID of root, in namespaces of its own.
 fn as_root(program: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--mount", program]);
@@ -94,7 +94,7 @@ fn as_root(program: &str) -> Command {
     command
 }
 
-/// Standard output of a command that succeeds.
+/// Standard output of a command that must succeed.
 #[track_caller]
 fn output(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
@@ -102,17 +102,17 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// Whether all of the programs are there, and namespaces may be made. Says so in the log of the test, if not.
+/// Whether all of the programs are installed and namespaces may be created. If not, the test writes a line about it.
 fn can_test(programs: &[&str]) -> bool {
-    let are_there = programs.iter().all(|program| {
+    let are_installed = programs.iter().all(|program| {
         let version = Command::new(program).arg("--version").output();
         version.is_ok_and(|version| version.status.success())
     });
     let may_unshare = as_root("true").output().is_ok_and(|output| output.status.success());
-    if !(are_there && may_unshare) {
-        eprintln!("SKIPPED: one of {programs:?} is missing, or no namespace may be made");
+    if !(are_installed && may_unshare) {
+        eprintln!("SKIPPED: one of {programs:?} is missing, or namespaces may not be created");
     }
-    are_there && may_unshare
+    are_installed && may_unshare
 }
 
 /// Runs one of the scripts that make packages. Returns the path of the package.
@@ -120,28 +120,28 @@ fn make(script: &str, programs: &Path, packages: &Path, version: &str) -> String
     let script = format!("{}/packaging/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut script = Command::new(script);
     script.arg("-b").arg(programs).arg("-o").arg(packages).args(["-v", version]);
-    // Nobody keeps them, so they need not be small.
+    // The packages are not kept, so compression would only take time.
     script.env("DPKG_DEB_COMPRESSOR_TYPE", "none").env("SOURCE_DATE_EPOCH", "1700000000");
     output(&mut script).trim().to_owned()
 }
 
-/// The programs of a package; the bench is not one of this crate.
+/// The programs of a package. `comet-bench` is replaced, as it belongs to another crate.
 fn programs(name: &str) -> Directory {
     let programs = Directory::new(name);
-    // Of the symbols of a debug build the package would have more than of all else.
+    // The symbols of a debug build would be most of the package.
     let comet = programs.path("comet");
     output(Command::new("strip").arg("-o").arg(&comet).arg(env!("CARGO_BIN_EXE_comet")));
     symlink("/bin/true", programs.path("comet-bench")).unwrap();
     programs
 }
 
-/// A root with a shell and stand-ins for what scripts of a package call, which write down their arguments.
+/// A root directory with a shell. The programs that package scripts call are replaced by ones that write down their arguments.
 fn host() -> Directory {
     let host = Directory::new("host");
     for program in ["/bin/sh", "/bin/rm"] {
-        host.furnish(program);
+        host.add_program(program);
     }
-    host.furnish_libraries(env!("CARGO_BIN_EXE_comet"));
+    host.add_libraries(env!("CARGO_BIN_EXE_comet"));
     let note = "#!/bin/sh\necho \"${0##*/} $*\" >>/calls\n";
     let systemctl = format!("{note}[ \"$1\" != show ] || {{ read pid </run/pid && echo $pid; }}\n");
     host.write("usr/bin/systemctl", &systemctl);
@@ -155,18 +155,18 @@ fn host() -> Directory {
     host
 }
 
-/// Runs dpkg on a host. Returns what it printed, and what its scripts have called.
+/// Runs dpkg on a host. Returns its output, and the calls of its scripts.
 fn dpkg(host: &Directory, arguments: &[&str]) -> (String, String) {
     host.write("calls", "");
     let mut dpkg = as_root("dpkg");
-    // The libraries are there, their packages are not.
+    // The libraries are present, but not as packages.
     dpkg.arg("--root").arg(&host.0).args(["--force-depends", "--log=/dev/null"]).args(arguments);
     let printed = output(dpkg.env("DEBIAN_FRONTEND", "noninteractive"));
     (printed, host.read("calls"))
 }
 
 #[track_caller]
-fn serves(server: &Server) {
+fn check_serves(server: &Server) {
     let peer = server.live(Transport::Tcp, "1");
     let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
     assert_eq!(push(&caller, To::User(1), 5, b"hello"), queued(1));
@@ -174,7 +174,7 @@ fn serves(server: &Server) {
 }
 
 #[test]
-fn a_package_is_installed_upgraded_under_a_running_server_and_removed() {
+fn a_package_can_be_upgraded_under_a_running_server_and_removed() {
     if !can_test(&["dpkg", "dpkg-deb", "strip", "objdump"]) {
         return;
     }
@@ -201,20 +201,20 @@ fn a_package_is_installed_upgraded_under_a_running_server_and_removed() {
     ] {
         assert!(host.path(file).is_file(), "{file}");
     }
-    documents_find_each_other(&first);
-    // Above all, the operator's file stays.
+    check_links(&first);
+    // Above all, the operator's changes stay.
     let settings = host.read("etc/comet/comet.toml") + "# the operator was here\n";
     fs::write(host.path("etc/comet/comet.toml"), &settings).unwrap();
 
     let server = host.serve(&["/usr/bin/comet", "--config", "/etc/comet/comet.toml"]);
-    serves(&server);
+    check_serves(&server);
     let mut client = server.live(Transport::Tcp, "7");
     let (printed, calls) = dpkg(&host, &["--install", &second]);
     let expected = "systemd-sysusers comet.conf\nsystemctl daemon-reload\n\
         systemctl is-active --quiet comet.service\n\
         systemctl show --property MainPID --value comet.service\n\
         systemctl is-active --quiet comet-logic.service\n";
-    assert_eq!(calls, expected, "nothing is restarted");
+    assert_eq!(calls, expected, "no service is restarted");
     let told = "comet-logic goes on as version 1.0.0 until you restart it: systemctl restart comet-logic\n";
     assert!(printed.contains(told) && !printed.contains("comet: comet goes on"), "{printed}");
     assert!(printed.contains("serves: 1 connections go on after a pause of "), "{printed}");
@@ -226,7 +226,7 @@ fn a_package_is_installed_upgraded_under_a_running_server_and_removed() {
     let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
     assert_eq!(push(&caller, To::User(7), 5, b"hello"), queued(1));
     assert_eq!(client.recv().body, b"hello");
-    serves(&server);
+    check_serves(&server);
 
     let (_, calls) = dpkg(&host, &["--remove", "comet"]);
     let stop =
@@ -240,10 +240,10 @@ fn a_package_is_installed_upgraded_under_a_running_server_and_removed() {
     assert!(!host.path("etc/comet").exists());
 }
 
-/// Whoever reads the documents of a package on a server has no others. Where it is installed there may be none: images of
-/// containers leave them out.
+/// The documents of a package must link only to each other, as other documents may be missing on a server. Containers often leave
+/// all of them out.
 #[track_caller]
-fn documents_find_each_other(package: &str) {
+fn check_links(package: &str) {
     let files = Directory::new("package-files");
     output(Command::new("dpkg-deb").args(["--extract", package]).arg(&files.0));
     let (mut folders, mut links) = (vec![files.path("usr/share/doc/comet")], 0);
@@ -265,14 +265,14 @@ fn documents_find_each_other(package: &str) {
     assert!(links > 100, "only {links} links were found");
 }
 
-/// Targets of links in Markdown to other files of the same tree, without the place in them.
+/// Targets of Markdown links to other files of the same tree, without their anchors.
 fn links_in(text: &str) -> impl Iterator<Item = &str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
     targets.filter(|target| !target.contains("://"))
 }
 
 #[test]
-fn an_image_is_the_same_each_time_and_serves() {
+fn image_builds_are_reproducible_and_the_image_serves() {
     if !can_test(&["tar", "gzip", "strip", "ldd"]) {
         return;
     }
@@ -300,7 +300,7 @@ fn an_image_is_the_same_each_time_and_serves() {
     assert_eq!(json("oci-layout")["imageLayoutVersion"], "1.0.0");
     let manifest = json(&blob(&json("index.json")["manifests"][0]));
     let (config_name, layer) = (blob(&manifest["config"]), blob(&manifest["layers"][0]));
-    // The form of docker before 25 names the same.
+    // The format of docker before version 25 names the same files.
     let legacy = &json("manifest.json")[0];
     assert_eq!(
         (&legacy["Config"], &legacy["Layers"][0]),
@@ -321,17 +321,17 @@ fn an_image_is_the_same_each_time_and_serves() {
             .arg("--directory")
             .arg(&root.0),
     );
-    assert!(!root.path("bin/sh").exists(), "there is nothing but comet");
+    assert!(!root.path("bin/sh").exists(), "the image has only comet");
     let words = [&config["Entrypoint"], &config["Cmd"]].map(|words| words.as_array().unwrap());
     let command: Vec<_> = words.into_iter().flatten().map(|word| word.as_str().unwrap()).collect();
     fs::create_dir(root.path("run")).unwrap();
     let server = root.serve(&command);
-    serves(&server);
+    check_serves(&server);
     server.signal(Signal::TERM);
     assert_eq!(server.end().0, Some(0));
 }
 
-/// Reads both forms of an image by the library of podman, where its tool is installed.
+/// Reads both formats of an image with skopeo, where it is installed.
 fn read_by_skopeo(image: &str, folder: &Directory) {
     for form in ["docker-archive", "oci-archive"] {
         let copy = folder.path(form);
@@ -349,9 +349,9 @@ fn read_by_skopeo(image: &str, folder: &Directory) {
     }
 }
 
-/// Outside of it a unit may write to its logs alone, and systemd removes it when the unit stops.
+/// With `ProtectSystem=strict` a unit may write only to its own directories. systemd removes this one when the unit stops.
 #[test]
-fn each_unit_has_a_directory_of_its_own_for_unix_sockets() {
+fn each_unit_has_its_own_directory_for_unix_sockets() {
     for (unit, expected) in [("comet", "comet"), ("comet-logic", "comet-logic")] {
         let path = format!("{}/packaging/{unit}.service", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(path).unwrap();
@@ -361,9 +361,9 @@ fn each_unit_has_a_directory_of_its_own_for_unix_sockets() {
     }
 }
 
-/// What a container runtime refuses by default, and the profile has to allow.
+/// Container runtimes refuse io_uring by default, so the profile has to allow it.
 #[test]
-fn the_seccomp_profile_allows_rings() {
+fn the_seccomp_profile_allows_io_uring() {
     let profile = format!("{}/packaging/seccomp.json", env!("CARGO_MANIFEST_DIR"));
     let profile: Value = serde_json::from_slice(&fs::read(profile).unwrap()).unwrap();
     assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");

@@ -1,4 +1,4 @@
-//! A client whose socket is cut off comes back, on the same core or another one, and has missed nothing.
+//! A client that loses its connection comes back, on the same core or another one, and gets the pushes that it missed.
 
 use std::thread;
 use std::time::Duration;
@@ -27,15 +27,15 @@ fn parked() -> Ledger {
 }
 
 #[test]
-fn a_client_that_comes_back_gets_all_it_was_pushed_in_order() {
+fn a_client_that_comes_back_gets_missed_pushes_in_order() {
     let server = Server::start(&SETS);
     let mut client = connect(&server, Transport::Tcp);
     assert_eq!(client.resumed(), None);
-    // The connections go to the cores in turn or by chance: over some rounds each of them is both left and taken.
+    // Connections are distributed over the cores. In eight rounds each core loses and gets some.
     for round in 1..=8 {
         assert_eq!(server.push(To::Keys(&["k"]), 5, b"live"), queued(1));
         assert_eq!(received(&mut client), b"live");
-        // Without a goodbye.
+        // The connection ends without a goodbye, so the session is parked.
         drop(client);
         server.until("comet_sessions_parked_total", round);
         assert_eq!(server.push(To::Keys(&["k"]), 5, b"1"), parked());
@@ -56,7 +56,7 @@ fn a_client_that_comes_back_gets_all_it_was_pushed_in_order() {
 }
 
 #[test]
-fn a_client_is_told_what_it_has_lost_and_a_goodbye_ends_its_session() {
+fn a_returning_client_learns_its_losses_and_a_goodbye_ends_its_session() {
     for transport in BOTH {
         let server = Server::start(&SETS);
         let client = connect(&server, transport);
@@ -80,9 +80,9 @@ fn a_client_is_told_what_it_has_lost_and_a_goodbye_ends_its_session() {
     }
 }
 
-/// Most of them are on cores that their sessions have not been on.
+/// Most clients come back on another core than before.
 #[test]
-fn clients_that_come_back_while_the_server_stands_still_have_missed_nothing() {
+fn clients_that_come_back_to_a_stopped_server_get_missed_pushes() {
     const CLIENTS: u32 = 40;
     let server = process::Server::start(&["resume.window=\"1m\""]);
     let address = server.tcp.to_string();
@@ -102,15 +102,15 @@ fn clients_that_come_back_while_the_server_stands_still_have_missed_nothing() {
         assert_eq!(push(&caller, To::User(42), 5, body), parked);
     }
     let stop = Stop::new(&server);
-    // The kernel takes them meanwhile, and their tokens.
-    let comers: Vec<_> = (0..CLIENTS)
+    // The kernel accepts their connections and tokens while the server is stopped.
+    let returning: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let connect = connect.clone();
             thread::spawn(move || connect(number))
         })
         .collect();
     stop.end_after(Duration::from_millis(500));
-    let mut clients: Vec<_> = comers.into_iter().map(|comer| comer.join().unwrap()).collect();
+    let mut clients: Vec<_> = returning.into_iter().map(|client| client.join().unwrap()).collect();
     assert_eq!(push(&caller, To::User(42), 5, b"4"), queued(CLIENTS.into()));
     for client in &mut clients {
         let resumed = Resumed { parked: 3, ..Resumed::default() };

@@ -1,4 +1,4 @@
-//! A peer that writes every byte by hand, well-formed or not, and sees every byte of the answers.
+//! A client that writes and reads raw bytes, so that it can send malformed input and check every byte of the replies.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ pub(crate) const UPGRADE: &str = "GET /sub HTTP/1.1\r\nHost: comet\r\nConnection
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// What has to be in the answer to [`UPGRADE`] (RFC 6455, section 1.3).
+/// The required part of the reply to [`UPGRADE`] (RFC 6455, section 1.3).
 const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
 /// First byte of a WebSocket frame: FIN and the opcode.
@@ -25,7 +25,7 @@ pub(crate) fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
     frame_with(pack_len, 16, operation, sequence, body)
 }
 
-/// A frame whose lengths say what they like.
+/// A frame with the given lengths in its header, which may be wrong.
 pub(crate) fn frame_with(
     pack_len: u32,
     header_len: u16,
@@ -74,7 +74,7 @@ fn websocket_header(first: u8, len: usize, mask_bit: u8) -> Vec<u8> {
     bytes
 }
 
-/// How a server ended a connection.
+/// The end of a connection by the server.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct CloseNotice {
     /// Body of the op 6.
@@ -83,14 +83,14 @@ pub(crate) struct CloseNotice {
     pub(crate) close: Option<(u16, String)>,
 }
 
-/// Over a socket, or what stands for one.
+/// A client on a socket, or on a stream that replaces it.
 pub(crate) struct Peer<S = TcpStream> {
     pub(crate) stream: S,
     pub(crate) transport: Transport,
 }
 
 impl Peer {
-    /// A connection on which nothing was said yet.
+    /// A connection without any data yet.
     pub(crate) fn connect(address: SocketAddr, transport: Transport) -> Self {
         Self::over(TcpStream::connect(address).unwrap(), transport)
     }
@@ -103,7 +103,7 @@ impl Peer {
         Self { stream, transport }
     }
 
-    /// A connection on which frames can be sent; over WebSocket it is upgraded.
+    /// A connection that is ready for frames: over WebSocket it is upgraded.
     pub(crate) fn open(server: &Server, transport: Transport) -> Self {
         let mut peer = Self::connect(server.address(transport), transport);
         peer.upgrade();
@@ -143,7 +143,7 @@ impl<S: Read + Write> Peer<S> {
         assert_eq!(self.recv(), message(op::AUTH_REPLY, 1, b""));
     }
 
-    /// In protocol 1, so that all bytes that follow are as in goim.
+    /// Authenticates in protocol 1, so that all later bytes are as in goim.
     pub(crate) fn authenticate_1(&mut self, token: &str) {
         let bytes = self.wrap(&frame(op::AUTH, 1, token.as_bytes()));
         self.write(&bytes);
@@ -154,7 +154,7 @@ impl<S: Read + Write> Peer<S> {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// `frame` as it travels here.
+    /// `frame` in the framing of the transport.
     pub(crate) fn wrap(&self, frame: &[u8]) -> Vec<u8> {
         match self.transport {
             Transport::Tcp => frame.to_vec(),
@@ -162,7 +162,7 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
-    /// Sends a request. An operation 7 asks for protocol 2.
+    /// Sends a request. An operation 7 requests protocol 2.
     pub(crate) fn send(&mut self, operation: i32, sequence: i32, body: &[u8]) {
         let mut frame = frame(operation, sequence, body);
         if operation == op::AUTH {
@@ -172,7 +172,7 @@ impl<S: Read + Write> Peer<S> {
         self.write(&bytes);
     }
 
-    /// Sends a request and takes its reply.
+    /// Sends a request and reads its reply.
     pub(crate) fn ask(&mut self, operation: i32, sequence: i32, body: &[u8]) -> Message {
         self.send(operation, sequence, body);
         self.recv()
@@ -184,7 +184,7 @@ impl<S: Read + Write> Peer<S> {
         bytes
     }
 
-    /// An HTTP head with its blank line.
+    /// An HTTP head with its empty line.
     pub(crate) fn read_head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -224,8 +224,8 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
-    /// The next frame, as in protocol 1: an operation 8 without its body, a push to a room as any push, and nothing about
-    /// which room that is.
+    /// The next frame in the form of protocol 1: an operation 8 without its body, and a push to a room without the room. Messages
+    /// that name rooms are skipped.
     pub(crate) fn recv(&mut self) -> Message {
         let mut bytes = self.read_frame();
         if bytes[7] == 2 {
@@ -249,14 +249,14 @@ impl<S: Read + Write> Peer<S> {
         Message { operation, sequence, body: bytes[16..].to_vec(), room: None, position: None }
     }
 
-    /// How many are online in the room, by a heartbeat.
+    /// The number of members of the room, by a heartbeat.
     pub(crate) fn online(&mut self) -> i32 {
         let reply = self.ask(op::HEARTBEAT, 77, b"");
         assert_eq!((reply.operation, reply.sequence), (op::HEARTBEAT_REPLY, 77), "{reply:?}");
         i32::from_be_bytes(reply.body[..].try_into().unwrap())
     }
 
-    /// The close notice of the server, and the end of the stream behind it.
+    /// Reads the close notice, and the end of the stream after it.
     pub(crate) fn close_notice(&mut self) -> CloseNotice {
         let last = self.recv();
         assert_eq!((last.operation, last.sequence), (op::DISCONNECT_REPLY, 0), "{last:?}");
@@ -265,23 +265,23 @@ impl<S: Read + Write> Peer<S> {
         CloseNotice { reason: String::from_utf8(last.body).unwrap(), close }
     }
 
-    /// The end of a connection that has not asked for protocol 2: over WebSocket code and text of the close frame,
-    /// over TCP nothing, and the end of the stream behind it.
+    /// The end of a connection that did not request protocol 2: over WebSocket the code and text of the close frame, over TCP
+    /// nothing, and then the end of the stream.
     pub(crate) fn close_frame(&mut self) -> Option<(u16, String)> {
         let close = (self.transport == Transport::WebSocket).then(|| self.read_close());
         self.expect_end();
         close
     }
 
-    /// Code and text of the close frame that comes next.
+    /// Code and text of a close frame, which must be the next frame.
     pub(crate) fn read_close(&mut self) -> (u16, String) {
         let (first, payload) = self.read_websocket();
         assert_eq!(first, CLOSE);
-        let (code, text) = payload.split_first_chunk().expect("a close says its code");
+        let (code, text) = payload.split_first_chunk().expect("a close frame has a code");
         (u16::from_be_bytes(*code), String::from_utf8(text.to_vec()).unwrap())
     }
 
-    /// The end of the stream comes next.
+    /// Expects the end of the stream.
     pub(crate) fn expect_end(&mut self) {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).unwrap();
@@ -293,7 +293,7 @@ pub(crate) fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
     Message { operation, sequence, body: body.to_vec(), room: None, position: None }
 }
 
-/// How many clients get `paced`, each once, before the body `next`. Bodies that begin with `ready` are those of a test that waits.
+/// The number of clients that get `paced`, each once, before the body `next`. Bodies that begin with `ready` are skipped.
 pub(crate) fn receivers_before_next(clients: &mut [Peer], paced: &[u8]) -> u64 {
     let mut receivers = 0;
     for client in clients {

@@ -1,4 +1,4 @@
-//! `--check` and the start find the same mistakes, all at once.
+//! `--check` and a start report the same mistakes, all of them at once.
 
 use std::fs;
 use std::io::IoSlice;
@@ -18,9 +18,9 @@ use crate::process::{Running, Server, comet, line_with, run, temporary, with_set
 use crate::support::{Permit, two_cores, until, until_in_time};
 use crate::tls::Certificates;
 
-/// Runs the program with `sets`, as a check and as a start; both find `lines`, and nothing is left behind.
+/// Runs the program with `sets`, as a check and as a start. Both must print `lines`.
 #[track_caller]
-fn finds(command: &[&str], sets: &[String], lines: &[String]) {
+fn check_reports(command: &[&str], sets: &[String], lines: &[String]) {
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
     let sets = match command {
         [] => with_sets(&sets),
@@ -38,7 +38,7 @@ fn finds(command: &[&str], sets: &[String], lines: &[String]) {
     }
 }
 
-/// An address that is in use while the listener is there.
+/// An address that is in use as long as the listener exists.
 fn taken() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -70,7 +70,7 @@ fn everything_that_a_start_opens_is_checked() {
         "white_list.users=[1]".to_owned(),
         format!("white_list.file={nowhere:?}"),
     ];
-    finds(
+    check_reports(
         &[],
         &sets,
         &[
@@ -93,7 +93,7 @@ fn everything_that_a_start_opens_is_checked() {
 fn everything_that_logic_opens_is_checked() {
     let (_taken, taken) = taken();
     let nowhere = "/nonexistent/file";
-    finds(
+    check_reports(
         &["logic"],
         &[
             "token.kind=\"jwt\"".to_owned(),
@@ -141,9 +141,9 @@ fn a_check_leaves_no_file_behind() {
     }
 }
 
-/// As before a reload.
+/// A check before a reload.
 #[test]
-fn what_the_running_server_holds_is_no_mistake() {
+fn a_check_accepts_what_the_running_server_has_in_use() {
     let pid_file = temporary("running.pid", "");
     for with_pid_file in [false, true] {
         let permit = Permit::wait();
@@ -158,9 +158,9 @@ fn what_the_running_server_holds_is_no_mistake() {
         let line = with_sets(&sets[..if with_pid_file { 4 } else { 3 }]);
         let (running, log) = Running::start(comet(&line));
         line_with(&log, "stat [");
-        // The number is written last.
+        // The process writes its ID after it has created the file.
         while with_pid_file && fs::read_to_string(&pid_file).unwrap().trim().is_empty() {}
-        // The settings of a newer file differ from those of the process.
+        // With a PID file the server is found even if the settings differ.
         let newer: &[&str] = if with_pid_file { &["--set", "protocol.svr_proto=7"] } else { &[] };
         let (code, _, said) = run(&[&["--check"], &line[..], newer].concat());
         assert_eq!(code, 0, "{said}");
@@ -169,13 +169,13 @@ fn what_the_running_server_holds_is_no_mistake() {
             format!("comet: process {id} is running with this configuration, so what it holds");
         assert!(said.starts_with(&note) && said.lines().count() == 1, "{said}");
 
-        // Another server with the address of this one.
+        // Another configuration with an address of this server.
         let other = format!("tcp.bind=[\"{clients}\"]");
         let (code, _, said) = run(&[&["--check"], &with_sets(&[&other])[..]].concat());
         assert_eq!(code, 1, "{said}");
         let sentence = format!("comet: tcp.bind: {clients} is in use: ");
         assert!(said.starts_with(&sentence) && said.lines().count() == 1, "{said}");
-        // A second start of this one is a mistake.
+        // A second start of this server fails.
         let (code, _, said) = run(&line);
         let sentence = if with_pid_file {
             format!("comet: server.pid_file: {pid_file} belongs to process {id}, which is running")
@@ -190,7 +190,7 @@ fn what_the_running_server_holds_is_no_mistake() {
 }
 
 #[test]
-fn an_address_of_another_process_is_a_mistake_beside_those_of_the_running_server() {
+fn a_check_reports_an_address_of_another_process() {
     let (_taken, taken) = taken();
     let pid_file = temporary("beside.pid", "");
     let set = format!("server.pid_file={pid_file:?}");
@@ -202,10 +202,10 @@ fn an_address_of_another_process_is_a_mistake_beside_those_of_the_running_server
     assert!(code == 1 && said.starts_with(&sentence) && said.lines().count() == 1, "{said}");
 }
 
-/// Rings count as locked memory on this kernel, unless the process may lock as much as it likes. It is counted by user,
-/// so the program runs as a user of its own where that is allowed, and may read what this one can.
+/// Memory of rings counts as locked memory, unless the process may lock any amount. The kernel counts it by user, so where
+/// possible the program runs as a user of its own, with permission to read the files of this one.
 #[test]
-fn locked_memory_that_no_ring_fits_into_is_a_mistake() {
+fn a_limit_of_locked_memory_too_low_for_the_rings_is_reported() {
     let cores = two_cores();
     let line = with_sets(&[]).iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
     let run = |limit_kib: u32, check: &str| {
@@ -239,12 +239,12 @@ fn locked_memory_that_no_ring_fits_into_is_a_mistake() {
             "comet: locked memory is limited to 600 KiB, and the rings of all cores need ";
         assert!(said.starts_with(sentence), "{said}");
     }
-    // Ten times as much as a check itself takes.
+    // A check itself takes a tenth of this.
     assert_eq!(run(768, "--check").0, Some(0));
 }
 
-/// A listener that no process has: it is on its way through the stream. One that a killed process left in its ring is such, until
-/// the kernel has closed the ring.
+/// A listener that belongs to no process, as it is in transit through the stream. A listener of a killed process is in the same
+/// state until the kernel has closed its ring.
 fn without_process(address: SocketAddr) -> [UnixStream; 2] {
     let listener = TcpListener::bind(address).unwrap();
     let (sender, receiver) = UnixStream::pair().unwrap();
@@ -256,7 +256,7 @@ fn without_process(address: SocketAddr) -> [UnixStream; 2] {
     [sender, receiver]
 }
 
-/// How long a start waits for an address.
+/// The time that a start waits for an address.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
@@ -269,23 +269,23 @@ fn a_start_waits_for_the_addresses_of_a_process_that_was_killed() {
 fn waits_for_its_address(setting: &str) -> bool {
     let _permit = Permit::wait();
     let address = own_address();
-    let on_its_way = without_process(address);
+    let in_transit = without_process(address);
     let bind = format!("{setting}=[\"{address}\"]");
     let cores = two_cores();
     let arguments = [&["--cores", &cores][..], &with_sets(&[&bind])].concat();
     let begun = Instant::now();
     let (process, log) = Running::start(comet(&arguments));
-    // It looks at intervals, and sleeps between them.
+    // The process retries at intervals, and sleeps between them.
     let status = format!("/proc/{}/status", process.0.id());
     let sleeps = || {
         let status = fs::read_to_string(&status).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.expect("it runs").trim().parse::<u32>().unwrap()
+        line.expect("the process runs").trim().parse::<u32>().unwrap()
     };
-    until("it to wait", || sleeps() > 10 || begun.elapsed() >= RELEASE_TIMEOUT);
-    // Longer than for a process that may be about to end.
+    until("the process to wait", || sleeps() > 10 || begun.elapsed() >= RELEASE_TIMEOUT);
+    // Longer than a start waits for a process that may be about to end.
     thread::sleep(Duration::from_millis(600));
-    drop(on_its_way);
+    drop(in_transit);
     let is_late = begun.elapsed() >= RELEASE_TIMEOUT;
     if !is_late {
         line_with(&log, "debug [");

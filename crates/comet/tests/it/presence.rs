@@ -1,4 +1,4 @@
-//! Members of rooms are told who enters and leaves.
+//! Members of rooms are informed when others enter and leave.
 
 use comet_client::Transport;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{BOTH, Server};
 
 #[test]
-fn members_are_told_who_enters_and_leaves() {
+fn members_are_informed_when_others_enter_and_leave() {
     let rule = r#"presence.rules=[{rooms="chat://", operation=900, window="100ms"}]"#;
     for transport in BOTH {
         let server = Server::start(&[rule]);

@@ -1,5 +1,5 @@
-//! Output that nothing takes: a full disk, and a pipe whose reader has left. A command ends with its
-//! documented code and never with a panic.
+//! Output that cannot be written: a full disk, and a pipe without a reader. A command ends with its documented code and
+//! never panics.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
@@ -11,12 +11,12 @@ use crate::logic_process::own_address;
 use crate::process::{comet, line_with, lines, run, with_sets};
 use crate::support::{Server, To, queued, until};
 
-/// Every write to it fails with ENOSPC.
+/// A file on which every write fails with ENOSPC.
 fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").unwrap()
 }
 
-/// A pipe that nothing reads.
+/// A pipe whose reader is closed.
 fn unread() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -33,7 +33,7 @@ const FULL: &str =
     "comet: cannot write to standard output: No space left on device (os error 28)\n";
 
 #[test]
-fn what_cannot_be_printed_is_a_failure_in_one_line() {
+fn failed_output_ends_with_one_line_on_standard_error() {
     let server = Server::start(&[]);
     let _client = server.client(Transport::Tcp, "42");
     let grpc = server.grpc().to_string();
@@ -48,7 +48,7 @@ fn what_cannot_be_printed_is_a_failure_in_one_line() {
 }
 
 #[test]
-fn the_code_of_a_mistake_does_not_depend_on_standard_error() {
+fn the_exit_code_does_not_depend_on_standard_error() {
     let free = own_address().to_string();
     let check = [&["--check"], &with_sets(&["limits.connections=16777216"])[..]].concat();
     let cases: [(&[&str], i32); 7] = [
@@ -58,7 +58,7 @@ fn the_code_of_a_mistake_does_not_depend_on_standard_error() {
         (&["--set", r#"log.file="/""#], 1),
         (&["logic", "--set", r#"log.file="/""#], 1),
         (&["push", "--grpc", &free, "all", "text"], 1),
-        // It warns of too few open files.
+        // The check warns of a limit of open files that is too low.
         (&check, 0),
     ];
     for (line, code) in cases {
@@ -84,12 +84,14 @@ fn listen_ends_when_its_messages_cannot_be_printed() {
 }
 
 #[test]
-fn listen_goes_on_without_standard_error() {
+fn listen_works_without_standard_error() {
     let server = Server::start(&[]);
     let address = server.address(Transport::Tcp).to_string();
     let line = ["listen", "--room", "r", "--addr", &address];
     let mut listener = comet(&line).stderr(full()).stdout(Stdio::piped()).spawn().unwrap();
-    until("it to be in the room", || server.push(To::Room("r"), 1000, b"hello") == queued(1));
+    until("the listener to be in the room", || {
+        server.push(To::Room("r"), 1000, b"hello") == queued(1)
+    });
     let mut line = String::new();
     BufReader::new(listener.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "op 1000: hello\n");

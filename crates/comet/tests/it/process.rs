@@ -1,4 +1,4 @@
-//! The program itself, as a process of its own: signals, its log, how it ends; and what other tests start it with.
+//! The program as a process: signals, log and exit codes. Also the helpers by which other tests start it.
 
 use std::env;
 use std::io::{BufRead, BufReader, Read};
@@ -24,7 +24,7 @@ use crate::unix_sockets::Folder;
 pub(crate) fn comet(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_comet"));
     command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
-    // Keys of whoever runs the tests.
+    // Settings from the environment of the tests must not reach the program.
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("COMET_") {
             command.env_remove(name);
@@ -44,10 +44,10 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
     });
     let Output { status, stdout, stderr } = output.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().expect("no signal ended it"), text(stdout), text(stderr))
+    (status.code().expect("the process was not ended by a signal"), text(stdout), text(stderr))
 }
 
-/// `--set` for every port, a small ring, and for `sets`.
+/// `--set` arguments for free ports, a small ring, and `sets`.
 pub(crate) fn with_sets<'a>(sets: &[&'a str]) -> Vec<&'a str> {
     FREE_PORTS
         .iter()
@@ -57,13 +57,13 @@ pub(crate) fn with_sets<'a>(sets: &[&'a str]) -> Vec<&'a str> {
         .collect()
 }
 
-/// Lines of a running program's output, as they come.
+/// The lines of a program's output, as they arrive.
 pub(crate) fn lines(output: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines() {
             let Ok(line) = line else { return };
-            // Whoever asked for the lines may have heard enough; the pipe has to be emptied.
+            // The receiver may be gone, but the pipe has to be emptied.
             let _ = sender.send(line);
         }
     });
@@ -80,7 +80,7 @@ pub(crate) fn line_with(lines: &Receiver<String>, text: &str) -> String {
     }
 }
 
-/// A running program that is not left behind.
+/// A running program that is killed with the value.
 pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
@@ -90,7 +90,7 @@ impl Running {
         (Self(child), lines)
     }
 
-    /// With a standard error of one's own.
+    /// The same with another standard error.
     pub(crate) fn start_into(mut command: Command, stderr: impl Into<Stdio>) -> Self {
         Self(command.stderr(stderr).stdout(Stdio::null()).spawn().unwrap())
     }
@@ -99,12 +99,12 @@ impl Running {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// Lets it run no more, or run again.
+    /// Stops the process, or continues it.
     pub(crate) fn pause(&self, is_paused: bool) {
         halt::pause(&self.0, is_paused);
     }
 
-    /// Waits for the end; returns how it ended, and what came to `log` until then.
+    /// Waits for the end. Returns the exit status, and the lines that came to `log` until then.
     pub(crate) fn end_status(mut self, log: &Receiver<String>) -> (ExitStatus, Vec<String>) {
         let mut logged = Vec::new();
         // The pipe is closed by the end of the process.
@@ -115,7 +115,7 @@ impl Running {
         (self.0.wait().unwrap(), logged)
     }
 
-    /// Waits for the end; returns the exit code.
+    /// Waits for the end, and returns the exit code.
     pub(crate) fn end(mut self) -> Option<i32> {
         until("the process to end", || self.0.try_wait().unwrap().is_some());
         self.0.wait().unwrap().code()
@@ -124,7 +124,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -136,7 +136,7 @@ pub(crate) struct Server {
     pub(crate) log: Receiver<String>,
     pub(crate) tcp: SocketAddr,
     pub(crate) websocket: SocketAddr,
-    /// Both again with TLS, if there is a certificate.
+    /// The TLS addresses of both transports, if there is a certificate.
     pub(crate) tls: Option<[SocketAddr; 2]>,
     pub(crate) grpc: SocketAddr,
     pub(crate) stat: SocketAddr,
@@ -152,7 +152,7 @@ impl Server {
         Self::start_in(&[], arguments, sets)
     }
 
-    /// With variables of its environment.
+    /// The same with environment variables.
     pub(crate) fn start_in(
         environment: &[(&str, &str)],
         arguments: &[&str],
@@ -166,7 +166,7 @@ impl Server {
         Self::launch(command, permit)
     }
 
-    /// With so many open files at most.
+    /// The same with a limit of open files.
     pub(crate) fn start_with_files(open_files: u32, sets: &[&str]) -> Self {
         let permit = Permit::wait();
         let mut command = Command::new("sh");
@@ -176,7 +176,7 @@ impl Server {
         Self::launch(command, permit)
     }
 
-    /// With a command of one's own, which has [`with_sets`].
+    /// Starts `command`, which must contain [`with_sets`].
     pub(crate) fn launch(command: Command, permit: impl Into<Option<Permit>>) -> Self {
         let (process, log) = Running::start(command);
         let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
@@ -204,7 +204,7 @@ impl Server {
         self.process.signal(signal);
     }
 
-    /// Lets it run no more, or run again.
+    /// Stops the process, or continues it.
     pub(crate) fn pause(&self, is_paused: bool) {
         self.process.pause(is_paused);
     }
@@ -213,13 +213,13 @@ impl Server {
         self.process.0.id().to_string()
     }
 
-    /// Waits for the end; returns the exit code and what was logged.
+    /// Waits for the end. Returns the exit code and the log.
     pub(crate) fn end(self) -> (Option<i32>, Vec<String>) {
         let (status, logged) = self.end_status();
         (status.code(), logged)
     }
 
-    /// The same with the signal that ended it, if one did.
+    /// The same with the exit status, which has the signal that ended the process, if any.
     pub(crate) fn end_status(self) -> (ExitStatus, Vec<String>) {
         self.process.end_status(&self.log)
     }
@@ -231,7 +231,7 @@ pub(crate) fn addresses(line: &str) -> [SocketAddr; 2] {
     found.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("{line}"))
 }
 
-/// A file of `text`, of this run alone; its path.
+/// Creates a file with `text` in the folder of this run. Returns its path.
 pub(crate) fn temporary(name: &str, text: &str) -> String {
     let path = scratch::folder().join(name);
     std::fs::write(&path, text).unwrap();
@@ -239,14 +239,14 @@ pub(crate) fn temporary(name: &str, text: &str) -> String {
 }
 
 #[test]
-fn both_signals_end_it_with_a_close_notice_to_every_client() {
+fn sigterm_and_sigint_send_close_notices_and_end_the_server() {
     for signal in [Signal::TERM, Signal::INT] {
         let server = Server::start(&[]);
         assert_eq!(get(server.stat, "/healthz"), (200, "ok\n".to_owned()));
         let mut tcp = server.live(Transport::Tcp, "1");
         let mut websocket = server.live(Transport::WebSocket, "1");
         let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
-        // What is queued before the signal arrives before the notice.
+        // Pushes that were queued before the signal arrive before the notice.
         for _ in 0..50 {
             assert_eq!(push(&caller, To::Room("1"), 5, b"last words"), queued(2));
         }
@@ -268,9 +268,9 @@ fn both_signals_end_it_with_a_close_notice_to_every_client() {
     }
 }
 
-/// So that clients do not all come back to the next server at once.
+/// The spread keeps clients from reconnecting to the next server all at once.
 #[test]
-fn close_notices_are_spread_and_carry_a_time_to_wait() {
+fn close_notices_of_a_drain_are_spread_and_have_a_retry_time() {
     let server = Server::start(&["server.drain_over=\"300ms\"", "server.retry_after=\"2s\""]);
     let mut peers = Vec::new();
     for transport in [Transport::Tcp, Transport::WebSocket].repeat(4) {
@@ -291,7 +291,7 @@ fn close_notices_are_spread_and_carry_a_time_to_wait() {
 }
 
 #[test]
-fn one_that_does_not_read_holds_the_end_up_no_longer_than_the_drain_timeout() {
+fn a_client_that_does_not_read_delays_the_end_by_the_drain_timeout() {
     let server = Server::start(&[
         "server.drain_timeout=\"10s\"",
         "protocol.linger=\"1h\"",
@@ -308,10 +308,10 @@ fn one_that_does_not_read_holds_the_end_up_no_longer_than_the_drain_timeout() {
 
     let begin = Instant::now();
     server.signal(Signal::TERM);
-    // While it waits, it says that it is no longer to be used, and takes nobody in.
+    // During the drain the health check fails, and the server accepts no connections.
     let draining = (503, "draining\n".to_owned());
-    until("health to say so", || get(server.stat, "/healthz") == draining);
-    until("no more connections", || TcpStream::connect(server.tcp).is_err());
+    until("the health check to fail", || get(server.stat, "/healthz") == draining);
+    until("connections to be refused", || TcpStream::connect(server.tcp).is_err());
     let (code, logged) = server.end();
     let took = begin.elapsed();
     assert_eq!(code, Some(0), "{logged:?}");
@@ -321,7 +321,7 @@ fn one_that_does_not_read_holds_the_end_up_no_longer_than_the_drain_timeout() {
 }
 
 #[test]
-fn bad_input_is_in_the_log_with_its_reason() {
+fn invalid_input_is_logged_with_its_reason() {
     let server = Server::start(&[]);
     let mut bad = server.live(Transport::Tcp, "42");
     let from = bad.stream.local_addr().unwrap();
@@ -339,7 +339,7 @@ fn bad_input_is_in_the_log_with_its_reason() {
 }
 
 #[test]
-fn a_push_caller_that_is_locked_out_is_in_the_log() {
+fn a_push_caller_with_a_wrong_token_is_logged() {
     let folder = Folder::new();
     let frames = format!("push.frames=[\"{}\"]", folder.address("frames"));
     let server = Server::start(&[&frames, "push.tokens=[\"a-token-that-nobody-guesses\"]"]);
@@ -348,9 +348,9 @@ fn a_push_caller_that_is_locked_out_is_in_the_log() {
     line_with(&server.log, "push.frames: callers without a token that opens: 1 so far");
 }
 
-/// A key that would drive a terminal, reorder the line, and forge fields and another line.
+/// A key with terminal control codes, a change of text direction, forged fields and a line break.
 #[test]
-fn foreign_text_leaves_a_line_of_the_log_whole() {
+fn client_text_is_escaped_in_the_log() {
     let server = Server::start(&[]);
     let key = "\\u001b]0;x\\u009b2J\\u202ek\\\" peer=192.0.2.1:1 reason=draining\\r\\n[forged";
     let token = format!(r#"{{"mid":7,"key":"{key}","accepts":[1]}}"#);
@@ -365,9 +365,9 @@ fn foreign_text_leaves_a_line_of_the_log_whole() {
     assert!(line.ends_with('"'), "{line}");
 }
 
-/// As load balancers check a port, and as clients leave: with a reset or without, having said something or not.
+/// Load balancers probe a port without data, and clients leave with or without a reset.
 #[test]
-fn a_peer_that_leaves_is_peer_closed_whatever_the_way() {
+fn any_end_by_the_client_is_logged_as_peer_closed() {
     let server = Server::start(&["log.level=\"debug\""]);
     for (transport, address) in
         [(Transport::Tcp, server.tcp), (Transport::WebSocket, server.websocket)]

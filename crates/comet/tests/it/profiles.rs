@@ -1,4 +1,4 @@
-//! Profiles of a running server: where its CPU time goes, and who holds its memory.
+//! Profiles of a running server: CPU time, and the memory that each function holds.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use crate::peer::frame;
 use crate::process::{Server, line_with};
 use crate::support::{Metrics, PATIENCE, To, http, push, queued, until};
 
-/// The server as a process, and its debug address: what is profiled is the process.
+/// Starts the server as a process, since a profile covers a whole process. Also returns its debug address.
 pub(crate) fn start_process(environment: &[(&str, &str)], sets: &[&str]) -> (Server, SocketAddr) {
     let server = Server::start_in(environment, &[], sets);
     let line = line_with(&server.log, "debug [");
@@ -24,7 +24,7 @@ pub(crate) fn start_process(environment: &[(&str, &str)], sets: &[&str]) -> (Ser
     (server, debug.unwrap_or_else(|| panic!("{line}")))
 }
 
-/// A profile as its readers see it.
+/// A profile in the pprof format.
 struct Profile(protos::Profile);
 
 impl Profile {
@@ -40,7 +40,7 @@ impl Profile {
         &self.0.string_table[usize::try_from(index).unwrap()]
     }
 
-    /// Names and units of the values a sample has.
+    /// Names and units of the values of each sample.
     fn kinds(&self) -> Vec<(&str, &str)> {
         let types = self.0.sample_type.iter();
         types.map(|kind| (self.string(kind.ty), self.string(kind.unit))).collect()
@@ -51,7 +51,7 @@ impl Profile {
     }
 
     /// The sum of the values of `kind` under the functions of the crate `name`. A build without debug
-    /// information has no files, one with little of it no paths in names.
+    /// information has no file names; a build with line tables only has no paths in function names.
     fn sum_in_crate(&self, kind: &str, name: &str) -> i64 {
         let kind = self.kinds().iter().position(|(found, _)| *found == kind).unwrap();
         let prefix = format!("{}::", name.replace('-', "_"));
@@ -72,9 +72,9 @@ impl Profile {
 }
 
 #[test]
-fn a_heap_profile_has_who_holds_what_waits_for_a_client() {
+fn a_heap_profile_shows_the_memory_of_queued_pushes() {
     const BODY: usize = 256 << 10;
-    // The client's socket takes some of it; the rest is the outbox's.
+    // The socket takes some of the pushes; the rest stays in the outbox.
     let sets = [
         "tcp.sndbuf=65536",
         "protocol.outbox_bytes=\"64MiB\"",
@@ -85,8 +85,8 @@ fn a_heap_profile_has_who_holds_what_waits_for_a_client() {
     let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
     let _stuck = server.live(Transport::Tcp, "1");
     let body = vec![7; BODY];
-    // Again if the pushes came too late for it.
-    until("the pushes to be in a profile", || {
+    // If the pushes came too late for one profile, another one is taken.
+    until("a profile to contain the pushes", || {
         thread::scope(|scope| {
             let profile = scope.spawn(|| Profile::take(debug, "/debug/pprof/heap?seconds=1"));
             line_with(&server.log, "taking a heap profile for 1 s");
@@ -107,7 +107,7 @@ fn a_heap_profile_has_who_holds_what_waits_for_a_client() {
             let [taken, held] = ["alloc_space", "inuse_space"]
                 .map(|kind| profile.sum_in_crate(kind, "comet-proto"));
             assert!(held <= taken, "{held} {taken}");
-            // Large bodies are found each.
+            // Bodies of this size are sampled every time.
             held >= BODY as i64
         })
     });
@@ -117,11 +117,11 @@ fn a_heap_profile_has_who_holds_what_waits_for_a_client() {
 }
 
 #[test]
-fn a_heap_that_is_sampled_from_the_start_is_shown_at_once() {
+fn a_heap_sampled_from_the_start_needs_no_duration() {
     let kept = [("_RJEM_MALLOC_CONF", "prof_active:true")];
     let (_server, debug) = start_process(&kept, &[]);
     let profile = Profile::take(debug, "/debug/pprof/heap");
-    // The inbox of reports, made at the start, is larger than the interval by far.
+    // The inbox of reports, allocated at the start, is much larger than the sampling interval.
     let held = profile.sum_in_crate("inuse_space", "comet-mesh");
     assert!(held >= 1 << 20, "{held}");
     let (status, svg) = http(debug, "GET", "/debug/pprof/heap/flamegraph", "");
@@ -135,7 +135,7 @@ fn a_heap_that_is_sampled_from_the_start_is_shown_at_once() {
 }
 
 #[test]
-fn a_heap_profile_that_is_given_up_ends() {
+fn a_heap_profile_ends_with_its_connection() {
     let (server, debug) = start_process(&[], &[]);
     let mut stream = TcpStream::connect(debug).unwrap();
     stream
@@ -150,10 +150,10 @@ fn a_heap_profile_that_is_given_up_ends() {
 }
 
 #[test]
-fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
+fn a_profile_of_a_busy_server_shows_its_cores_and_closes_no_client() {
     let (server, debug) = start_process(&[], &[]);
     let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
-    // Fewer than protocol.cli_proto, so that replies never are too many.
+    // Fewer than protocol.cli_proto, so that there are never too many replies.
     let burst = frame(op::HEARTBEAT, 1, b"").repeat(100);
     let is_done = AtomicBool::new(false);
     let begin = Instant::now();
@@ -162,7 +162,7 @@ fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
             let mut peer = server.live(transport, "1");
             let (burst, is_done) = (&burst, &is_done);
             scope.spawn(move || {
-                // Not for ever: a failure below must not hang the test.
+                // A limit of time, so that a failure below cannot hang the test.
                 while !is_done.load(Ordering::Relaxed) && begin.elapsed() < 3 * PATIENCE {
                     peer.write(burst);
                     for _ in 0..100 {
@@ -172,7 +172,7 @@ fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
                 peer
             })
         });
-        // A core has its sample once it has had the CPU for 10 ms.
+        // A core is sampled once it has had the CPU for 10 ms.
         let core_is_in = || {
             let profile = Profile::take(debug, "/debug/pprof/profile?seconds=1");
             assert_eq!(profile.kinds(), [("samples", "count"), ("cpu", "nanoseconds")]);
@@ -197,12 +197,12 @@ fn a_profile_of_a_busy_server_has_its_cores_and_costs_no_client() {
 }
 
 #[test]
-fn one_profile_at_a_time() {
+fn a_second_profile_at_the_same_time_is_refused() {
     let (server, debug) = start_process(&[], &[]);
     thread::scope(|scope| {
         let long = scope.spawn(|| http(debug, "GET", "/debug/pprof/profile?seconds=2", "").0);
         line_with(&server.log, "taking a CPU profile for 2 s");
-        // The first one may still be on its way to the profiler; then this one is taken.
+        // The first request may not have reached the profiler yet; then the second one succeeds.
         let second = || http(debug, "GET", "/debug/pprof/flamegraph?seconds=1", "").0;
         let statuses = [second(), long.join().unwrap()];
         assert!(statuses.contains(&200), "{statuses:?}");

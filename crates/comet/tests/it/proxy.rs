@@ -1,4 +1,4 @@
-//! Where connections come from: PROXY headers, several addresses, IPv6, and steering by CPU.
+//! The addresses of connections: PROXY headers, several listeners, IPv6, and steering by CPU.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use crate::tls::{Certificates, address, handshake, plain};
 const FROM_LOOPBACK: &str = r#"tcp.proxy_from=["192.0.2.0/24","127.0.0.0/8"]"#;
 const BAD_HEADERS: &str = r#"comet_closed_total{reason="bad_proxy_header"}"#;
 
-/// Headers of all kinds, those that name a source before those that do not.
+/// Headers of all kinds. Those with a source address come first.
 fn headers() -> [Vec<u8>; 5] {
     let binary = |command: u8, family: u8, rest: &[u8]| {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
@@ -35,7 +35,7 @@ fn headers() -> [Vec<u8>; 5] {
 }
 
 /// Connects, and sends `header` in pieces of `piece` bytes.
-fn announced(address: SocketAddr, header: &[u8], piece: usize) -> TcpStream {
+fn connect_with_header(address: SocketAddr, header: &[u8], piece: usize) -> TcpStream {
     let mut stream = plain(address);
     for piece in header.chunks(piece) {
         stream.write_all(piece).unwrap();
@@ -44,23 +44,23 @@ fn announced(address: SocketAddr, header: &[u8], piece: usize) -> TcpStream {
 }
 
 #[test]
-fn a_header_may_come_in_any_pieces() {
+fn a_proxy_header_may_arrive_in_pieces() {
     let server = Server::start(&[FROM_LOOPBACK]);
     for transport in BOTH {
         for header in headers() {
             for piece in [1, 10, header.len()] {
-                let stream = announced(server.address(transport), &header, piece);
+                let stream = connect_with_header(server.address(transport), &header, piece);
                 let mut peer = Peer::over(stream, transport);
                 peer.upgrade();
                 peer.authenticate("7");
             }
-            // The first words in the same segment.
+            // The first request of the client in the same segment.
             let first = match transport {
                 Transport::Tcp => frame(7, 1, b"7"),
                 Transport::WebSocket => UPGRADE.as_bytes().to_vec(),
             };
             let header = [header, first].concat();
-            let stream = announced(server.address(transport), &header, header.len());
+            let stream = connect_with_header(server.address(transport), &header, header.len());
             let mut peer = Peer::over(stream, transport);
             match transport {
                 Transport::Tcp => drop(peer.recv()),
@@ -72,14 +72,14 @@ fn a_header_may_come_in_any_pieces() {
 }
 
 #[test]
-fn a_header_comes_before_tls() {
+fn a_proxy_header_comes_before_tls() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[FROM_LOOPBACK]);
     for version in [&TLS12, &TLS13] {
         let client = Arc::new(certificates.client(&[version]));
         for transport in BOTH {
             for header in headers() {
-                let stream = announced(address(&server, transport), &header, 11);
+                let stream = connect_with_header(address(&server, transport), &header, 11);
                 let stream = handshake(stream, &client, "a.example").unwrap();
                 let mut peer = Peer { stream, transport };
                 peer.upgrade();
@@ -94,7 +94,7 @@ fn a_header_comes_before_tls() {
 }
 
 #[test]
-fn what_is_no_header_is_refused() {
+fn invalid_proxy_headers_are_refused() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[FROM_LOOPBACK]);
     let addresses = BOTH.map(|transport| [server.address(transport), address(&server, transport)]);
@@ -111,9 +111,9 @@ fn what_is_no_header_is_refused() {
             let mut stream = plain(address);
             stream.write_all(&bytes).unwrap();
             let mut answer = Vec::new();
-            // Bytes that were not read make it a reset.
+            // Unread bytes at the server make the kernel reset the connection.
             let _ = stream.read_to_end(&mut answer);
-            assert_eq!(answer, b"", "nobody is answered who did not say who they are");
+            assert_eq!(answer, b"", "the connection is closed without a reply");
             refused += 1;
             server.until(BAD_HEADERS, refused);
         }
@@ -122,7 +122,7 @@ fn what_is_no_header_is_refused() {
 }
 
 #[test]
-fn a_header_that_does_not_come_has_its_deadline() {
+fn an_incomplete_proxy_header_times_out() {
     let sets = [FROM_LOOPBACK, r#"protocol.handshake_timeout="300ms""#];
     let server = Server::start(&sets);
     let mut stream = plain(server.address(Transport::WebSocket));
@@ -134,22 +134,22 @@ fn a_header_that_does_not_come_has_its_deadline() {
 }
 
 #[test]
-fn nobody_else_says_whose_connection_it_is() {
+fn proxy_headers_are_read_from_listed_addresses_only() {
     let server = Server::start(&[r#"tcp.proxy_from=["192.0.2.0/24","::1/128"]"#]);
     Peer::live(&server, Transport::WebSocket, "7");
     let mut peer = Peer::connect(server.address(Transport::Tcp), Transport::Tcp);
     peer.write(&headers()[0]);
-    // It is read as a frame.
+    // The header is read as a frame.
     assert_eq!(peer.close_frame(), None);
     assert_eq!(server.metrics().closed("bad_frame"), 1);
 }
 
-/// A server as a process, not left behind.
+/// A server process that is killed with the value.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -165,7 +165,8 @@ fn the_log_names_the_peer_of_the_header() {
     }
     let mut server = Running(command.spawn().unwrap());
     let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let mut line_with = |text: &str| lines.find(|line| line.contains(text)).expect("such a line");
+    let mut line_with =
+        |text: &str| lines.find(|line| line.contains(text)).expect("a line with the text");
     let listening = line_with("tcp [");
     let tcp: SocketAddr =
         listening.split(['[', ']']).find_map(|part| part.parse().ok()).expect("an address");
@@ -175,7 +176,7 @@ fn the_log_names_the_peer_of_the_header() {
             .into_iter()
             .chain([(v6, Some("[2001:db8::7]:56324")), (local, None)])
     {
-        let mut stream = announced(tcp, &header, header.len());
+        let mut stream = connect_with_header(tcp, &header, header.len());
         let own = stream.local_addr().unwrap().to_string();
         stream.write_all(&[0; 16]).unwrap();
         let line = line_with("reason=bad_frame");
@@ -185,7 +186,7 @@ fn the_log_names_the_peer_of_the_header() {
 }
 
 #[test]
-fn several_addresses_of_both_families_are_served() {
+fn ipv4_and_ipv6_addresses_are_served_together() {
     let server = Server::start(&[
         r#"tcp.bind=["127.0.0.1:0","[::1]:0","127.0.0.1:0"]"#,
         r#"websocket.bind=["[::1]:0","127.0.0.1:0"]"#,
@@ -210,8 +211,8 @@ fn several_addresses_of_both_families_are_served() {
     }
 }
 
-/// As proc(5) has it, a socket whose only timer is that of the next probe says 02 and the time until then, in
-/// hundredths of a second.
+/// In /proc/net/tcp, a socket whose only timer is that of the next keepalive probe has the value 02 and the time until then in
+/// hundredths of a second (proc(5)).
 #[test]
 fn silent_clients_are_probed_as_configured() {
     let timer = |sets: &[&str]| {
@@ -222,7 +223,8 @@ fn silent_clients_are_probed_as_configured() {
         let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let fields = sockets.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
         let mut ours = fields.filter(|fields| fields[1..3] == [local.as_str(), remote.as_str()]);
-        let (kind, when) = ours.next().expect("the server's end")[5].split_once(':').unwrap();
+        let (kind, when) =
+            ours.next().expect("the socket of the server")[5].split_once(':').unwrap();
         (kind == "02").then(|| u64::from_str_radix(when, 16).unwrap() / 100)
     };
     assert_eq!(timer(&[]), None);
@@ -230,7 +232,7 @@ fn silent_clients_are_probed_as_configured() {
     assert!((7_201..=10_800).contains(&probed), "{probed}");
 }
 
-/// Packets of loopback are handled on the CPU that sends them.
+/// The kernel handles loopback packets on the CPU that sends them.
 #[test]
 fn steered_connections_go_to_the_core_of_their_cpu() {
     let certificates = Certificates::new(&["a.example"]);

@@ -25,7 +25,7 @@ fn answered(code: &str) -> String {
     format!("comet_calls_total{{rpc=\"PushFrames\",code=\"{code}\"}}")
 }
 
-/// Over both kinds of sockets; callers and clients are on either core.
+/// Callers use TCP and Unix sockets. Callers and clients are on both cores.
 #[test]
 fn pushes_reach_clients_on_all_cores_and_are_answered() {
     let folder = Folder::new();
@@ -51,7 +51,7 @@ fn pushes_reach_clients_on_all_cores_and_are_answered() {
         assert_eq!(nobody, PushLedger { absent: 1, ..PushLedger::default() });
         assert_eq!(pusher.push(PushTarget::Room(""), 5, b"").unwrap().unwrap_err().status, 3);
     }
-    // The first of them has the key.
+    // The first client has the key, so it also gets the pushes by key.
     for (client, pushes) in clients.iter_mut().zip([4].into_iter().chain(std::iter::repeat(3))) {
         for number in 0..8 {
             (0..pushes).for_each(|_| assert_eq!(received(client)[..], [number]));
@@ -68,9 +68,9 @@ fn pushes_reach_clients_on_all_cores_and_are_answered() {
 }
 
 #[test]
-fn pushes_of_a_caller_arrive_in_order_however_many_are_under_way() {
+fn many_pushes_under_way_arrive_in_order() {
     const PUSHES: u32 = 5_000;
-    // The client reads nothing until all are made.
+    // The client reads nothing until all pushes are made.
     let server =
         Server::start(&[FRAMES, "protocol.svr_proto=32768", "protocol.write_timeout=\"60s\""]);
     let mut client = server.client(Transport::Tcp, "7");
@@ -92,26 +92,26 @@ fn pushes_of_a_caller_arrive_in_order_however_many_are_under_way() {
 }
 
 #[test]
-fn callers_show_a_token_first() {
+fn callers_must_send_a_token_first() {
     let mut server = Server::start_locked(&[FRAMES, &format!("push.tokens=[\"{TOKEN}\"]")], TOKEN);
-    let mut locked_out = pusher(&server);
-    assert_eq!(locked_out.push(PushTarget::All, 5, b"").unwrap().unwrap_err().status, 16);
-    assert_eq!(locked_out.next().unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    let mut unauthenticated = pusher(&server);
+    assert_eq!(unauthenticated.push(PushTarget::All, 5, b"").unwrap().unwrap_err().status, 16);
+    assert_eq!(unauthenticated.next().unwrap_err().kind(), ErrorKind::UnexpectedEof);
     let refused = pusher(&server).authenticate("another-token").unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
-    let mut let_in = pusher(&server);
-    let_in.authenticate(TOKEN).unwrap();
-    assert_eq!(let_in.push(PushTarget::All, 5, b"").unwrap().unwrap(), queued(0));
+    let mut authenticated = pusher(&server);
+    authenticated.authenticate(TOKEN).unwrap();
+    assert_eq!(authenticated.push(PushTarget::All, 5, b"").unwrap().unwrap(), queued(0));
     let refusals = "comet_api_refused_total{listener=\"push.frames\",reason=\"no_token\"}";
     assert_eq!(server.metric(refusals), 2);
     server.reload(&config(&[FRAMES, "push.tokens=[\"the-next-token-of-all\"]"])).unwrap();
-    // Once its core knows.
-    until("the connection to end", || let_in.push(PushTarget::All, 5, b"").is_err());
+    // The core applies the reload a moment later.
+    until("the connection to end", || authenticated.push(PushTarget::All, 5, b"").is_err());
 }
 
-/// A caller that writes and never reads: others go on, clients get what was pushed, and its socket is left alone.
+/// The server stops reading from a caller that does not read its replies, and does not close it. Others are served meanwhile.
 #[test]
-fn a_caller_that_does_not_read_holds_up_nobody() {
+fn a_caller_that_does_not_read_delays_no_other_caller() {
     let folder = Folder::new();
     let frames = format!("push.frames=[\"{}\"]", folder.address("frames"));
     let server = Server::start(&[&frames]);
@@ -124,11 +124,11 @@ fn a_caller_that_does_not_read_holds_up_nobody() {
     (0..1_000).for_each(|_| request.encode(&mut requests));
     let mut other = Pusher::unix(folder.file("frames"), PATIENCE).unwrap();
     let mut refusals = 0;
-    // Whoever is served next has had its turn when the other's pushes are answered.
+    // Callers take turns: when a push of the other one is answered, the stuck one has had its turn.
     while refusals < 50 {
         match stuck.write(&requests) {
             Ok(written) if written == requests.len() => refusals = 0,
-            // A cut request would not be one.
+            // The rest of a request that was written in part must come next.
             Ok(written) => requests.rotate_left(written),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::WouldBlock);
@@ -142,7 +142,7 @@ fn a_caller_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
-fn pushes_are_taken_until_the_server_ends() {
+fn callers_are_served_until_the_server_ends() {
     let server = Server::start(&[FRAMES]);
     let mut client = server.client(Transport::Tcp, "7");
     let mut pusher = pusher(&server);

@@ -1,4 +1,4 @@
-//! Pushes of every kind: who gets them, the exact ledger, the exact bytes, the filter of operations.
+//! Pushes of every kind: the clients that they reach, the exact ledger, the exact bytes, and the operation filter.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::peer::{BINARY, Peer, frame};
 use crate::support::{BOTH, Server, To, dropped, queued, received, received_until, try_push};
 
 #[test]
-fn every_kind_of_push_reaches_exactly_whom_it_names() {
+fn every_kind_of_push_reaches_exactly_its_targets() {
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = [
         (Transport::Tcp, "42"),
@@ -61,7 +61,7 @@ fn every_kind_of_push_reaches_exactly_whom_it_names() {
 #[test]
 fn a_push_is_one_frame_with_the_callers_operation() {
     let server = Server::start(&[]);
-    // The lengths around which the WebSocket header changes its form; the longest is push.frame_max.
+    // The lengths at which the form of the WebSocket header changes; the last one is push.frame_max.
     let bodies: Vec<Vec<u8>> =
         [0, 1, 109, 110, 65_519, 65_520, 4 << 20].map(|len| vec![0xa5; len]).into();
     for transport in BOTH {
@@ -75,14 +75,14 @@ fn a_push_is_one_frame_with_the_callers_operation() {
     }
 }
 
-/// goim's job sends up to 20 messages of a room as one.
+/// goim's job sends up to 20 messages to a room as one batch.
 #[test]
 fn a_batch_of_long_messages_arrives_whole() {
     let server = Server::start(&[]);
     let batch = frame(1000, 0, &[7; 60_000]).repeat(20);
     for transport in BOTH {
         let mut peer = Peer::live_1(&server, transport, "42");
-        // Nothing is read before both are pushed.
+        // The client reads nothing until both are pushed.
         for _ in 0..2 {
             assert_eq!(server.push(To::Room("1"), op::RAW, &batch), queued(1));
         }
@@ -120,14 +120,14 @@ fn a_batch_keeps_its_inner_frames_byte_for_byte() {
                     assert_eq!(peer.read_websocket(), one_message, "{to:?}");
                 }
             }
-            // Nothing is behind it.
+            // The next message is the reply to a heartbeat, so the batch had no other bytes.
             assert_eq!(peer.online(), 1);
         }
     }
 }
 
 #[test]
-fn the_client_takes_a_batch_apart() {
+fn the_client_library_splits_a_batch() {
     let server = Server::start(&[]);
     let batch = [frame(5, 0, b"one"), frame(5, 0, b"two")].concat();
     let mut clients = BOTH.map(|transport| server.client(transport, "42"));
@@ -143,11 +143,11 @@ fn accepted_operations_filter_keys_users_and_broadcasts_but_not_rooms() {
 }
 
 #[test]
-fn with_filter_rooms_they_filter_rooms_too() {
+fn with_filter_rooms_accepted_operations_filter_rooms_too() {
     check_filter(&["protocol.filter_rooms=true"], &dropped(queued(0), "filtered", 1));
 }
 
-/// `room`: what a push with an operation that is not accepted does in a room.
+/// `room`: the ledger of a room push whose operation the client does not accept.
 fn check_filter(sets: &[&str], room: &Ledger) {
     let token = r#"{"mid":42,"key":"k","room_id":"r","accepts":[1000,1001]}"#;
     for transport in BOTH {
@@ -172,7 +172,7 @@ fn check_filter(sets: &[&str], room: &Ledger) {
 }
 
 #[test]
-fn a_paced_broadcast_reaches_everybody_once_and_takes_its_time() {
+fn a_paced_broadcast_reaches_every_client_once_at_its_speed() {
     const SPEED: u32 = 50;
     let server = Server::start(&[]);
     let filtered = server.client(Transport::Tcp, r#"{"mid":1,"accepts":[6]}"#);
@@ -183,7 +183,7 @@ fn a_paced_broadcast_reaches_everybody_once_and_takes_its_time() {
     for client in &mut clients {
         assert_eq!(received(client), b"paced");
     }
-    // Each of two cores visits its first connection at once.
+    // Each of the two cores visits its first connection at once.
     let least = Duration::from_secs(1) * 18 / SPEED;
     assert!(begin.elapsed() >= least, "{:?} for 20 at {SPEED}/s", begin.elapsed());
     server.until("comet_dropped_total{reason=\"filtered\"}", 1);
@@ -197,7 +197,7 @@ fn a_paced_broadcast_reaches_everybody_once_and_takes_its_time() {
 }
 
 #[test]
-fn a_refused_push_has_the_sentence_and_the_code() {
+fn a_refused_push_has_a_message_and_a_code() {
     let server = Server::start(&[]);
     let refused = try_push(server.caller(), To::Room(""), 5, b"x").unwrap_err();
     assert_eq!(refused.to_string(), "roomID is empty: name the room (InvalidArgument)");

@@ -1,4 +1,4 @@
-//! A real `redis-server` at an address of its own, for the tests of sessions that are kept there.
+//! A real `redis-server` with an address of its own, for the tests with sessions in Redis.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,20 +8,20 @@ use crate::halt;
 use crate::logic_process::own_address;
 use crate::support::until;
 
-/// Ends with the value.
+/// The process ends when the value is dropped.
 pub(crate) struct RedisServer {
     process: Child,
     address: SocketAddr,
 }
 
 impl RedisServer {
-    /// `None`, and a line in the log of the test, where there is no `redis-server`.
+    /// `None`: `redis-server` is not installed. The test writes a line about it.
     pub(crate) fn start() -> Option<Self> {
         let address = own_address();
         match run(address) {
             Ok(process) => Some(Self { process, address }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                eprintln!("SKIPPED: there is no redis-server, so nothing is tested with one");
+                eprintln!("SKIPPED: redis-server is not installed");
                 None
             }
             Err(error) => panic!("redis-server: {error}"),
@@ -38,7 +38,7 @@ impl RedisServer {
         self.address
     }
 
-    /// Runs a command that is answered with OK.
+    /// Runs a command whose answer must be OK.
     pub(crate) fn run_command(&self, command: &str) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         let mut answer = [0; 5];
@@ -47,7 +47,7 @@ impl RedisServer {
         assert_eq!(answer, *b"+OK\r\n", "{command}");
     }
 
-    /// Lets the process run no more, with all its connections open, or run again.
+    /// Stops the process, whose connections stay open, or continues it.
     pub(crate) fn pause(&self, is_paused: bool) {
         halt::pause(&self.process, is_paused);
     }
@@ -57,18 +57,18 @@ impl RedisServer {
         self.process.wait().unwrap();
     }
 
-    /// Begins anew at the same address, without what it knew.
+    /// Starts it again at the same address, without its data.
     pub(crate) fn restart(&mut self) {
         self.process = run(self.address).unwrap();
     }
 }
 
-/// Runs it, and waits until it answers.
+/// Starts it, and waits until it answers.
 fn run(address: SocketAddr) -> std::io::Result<Child> {
     let (host, port) = (address.ip().to_string(), address.port().to_string());
     let process = Command::new("redis-server")
         .args(["--bind", &host, "--port", &port, "--save", "", "--appendonly", "no"])
-        // Without a password it takes only who comes from 127.0.0.1.
+        // Without a password Redis accepts connections from 127.0.0.1 only.
         .args(["--protected-mode", "no"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -88,7 +88,7 @@ fn ping(address: SocketAddr) -> bool {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        // It may have been stopped already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,4 +1,4 @@
-//! The running program and its files: configuration read again at SIGHUP, log file, pid file.
+//! The files of a running program: its configuration, read again at SIGHUP, its log file and its PID file.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::process::{Running, Server, comet, line_with, run, temporary, with_set
 use crate::support::{Metrics, PATIENCE, Permit, To, push, queued, two_cores, until};
 use crate::tls::Certificates;
 
-/// A configuration that can be written anew.
+/// A configuration file that can be rewritten.
 struct File(String);
 
 impl File {
@@ -31,22 +31,22 @@ impl File {
     }
 }
 
-/// A path in the tests' directory where nothing is.
+/// A path in the tests' directory without a file.
 fn nothing_at(name: &str) -> String {
     let path = temporary(name, "");
     fs::remove_file(&path).unwrap();
     path
 }
 
-/// Every core has taken what was sent to it before.
+/// Waits until every core has handled the earlier messages: it answers them in order.
 fn settle(server: &Server) {
     Metrics::read(server.stat);
 }
 
 #[test]
-fn what_can_change_alive_does_and_the_rest_is_named() {
+fn a_reload_applies_alive_keys_and_names_the_others() {
     let file = File::new("alive.toml", "[tcp]\nbacklog = 100\n");
-    // Its password is not shown, and no change.
+    // The password in it must not be logged, and is no change.
     let redis = "logic_server.redis=[\"redis://:secret@store:6379\"]";
     let server = file.server(&["push.keys_max=100", redis]);
     let mut before = server.live(Transport::Tcp, "1");
@@ -60,7 +60,7 @@ fn what_can_change_alive_does_and_the_rest_is_named() {
          [push]\nkeys_max = 7\n",
     );
     server.signal(Signal::HUP);
-    // In the order of the keys; what --set overrules has not changed.
+    // In the order of the keys. A key that --set overrides has not changed.
     for text in [
         "limits.connections changed from 0 to 1",
         "protocol.body_max changed from \"4KiB\" to 64",
@@ -72,25 +72,25 @@ fn what_can_change_alive_does_and_the_rest_is_named() {
         assert!(line.ends_with(&format!("SIGHUP: {text}")), "{text}: {line}");
     }
     settle(&server);
-    // It holds for whoever is there, and for whoever comes.
+    // The new values apply to existing and to new connections.
     before.send(5, 2, &[0; 100]);
     assert_eq!(before.close_notice().reason, "the body has 100 bytes, more than the 64 allowed");
     drop(before);
-    until("the connection to be gone", || {
+    until("the connection to be closed", || {
         Metrics::read(server.stat).value("comet_connections") == 0
     });
     let mut peer = Peer::connect(server.websocket, Transport::WebSocket);
     peer.write(UPGRADE.as_bytes());
     assert!(peer.read_head().starts_with("HTTP/1.1 404 "));
     drop(peer);
-    until("the connection to be gone", || {
+    until("the connection to be closed", || {
         Metrics::read(server.stat).value("comet_connections") == 0
     });
     let mut peer = Peer::connect(server.websocket, Transport::WebSocket);
     peer.write(UPGRADE.replace("/sub", "/push").as_bytes());
     peer.expect_upgraded();
 
-    // What needs a restart is named again, what is in effect is not.
+    // A key that needs a restart is named again; applied changes are not.
     server.signal(Signal::HUP);
     let line = line_with(&server.log, "SIGHUP: ");
     assert!(line.contains("tcp.backlog changed from 100 to 200"), "{line}");
@@ -103,7 +103,7 @@ fn what_can_change_alive_does_and_the_rest_is_named() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_every_mistake_is_logged() {
+fn an_invalid_file_changes_nothing_and_every_mistake_is_logged() {
     let file = File::new("bad.toml", "");
     let server = file.server(&[]);
     let mut peer = server.live(Transport::Tcp, "1");
@@ -114,7 +114,7 @@ fn a_bad_file_changes_nothing_and_every_mistake_is_logged() {
         let line = line_with(&server.log, "SIGHUP: ");
         assert!(line.contains(&format!("nothing changes: {name}:{text}")), "{line}");
     }
-    // Good alone, but not with the frame_max that holds until the next start.
+    // Valid alone, but not with the frame_max that applies until the next start.
     file.write("[protocol]\nbody_max = 1\noutbox_bytes = \"4KiB\"\n[push]\nframe_max = \"2KiB\"\n");
     server.signal(Signal::HUP);
     let line = line_with(&server.log, "SIGHUP: ");
@@ -136,7 +136,7 @@ fn the_environment_and_secrets_are_read_again() {
     let environment = [("COMET_PROTOCOL_LINGER", "1s"), ("COMET_LOGIC_SERVER_REDIS", &redis)];
     let server = Server::start_in(&environment, &["--config", &file.0], &[]);
 
-    // The variable overrules the file after SIGHUP, too.
+    // The variable overrides the file at SIGHUP, too.
     file.write("[protocol]\nlinger = \"3s\"\nbody_max = 64\n");
     server.signal(Signal::HUP);
     let line = line_with(&server.log, "SIGHUP: ");
@@ -155,17 +155,17 @@ fn the_environment_and_secrets_are_read_again() {
     let what = format!("cannot read {}: No such file", secret.0);
     assert!(line.contains(&format!("nothing changes: {of} {what}")), "{line}");
 
-    // A key of another process is not named.
+    // A changed key of another process is not named.
     secret.write("redis://:second@store:6379");
     server.signal(Signal::HUP);
     line_with(&server.log, "SIGHUP: no key has changed");
 }
 
 #[test]
-fn the_log_level_changes_alive() {
+fn a_reload_changes_the_log_level() {
     let file = File::new("level.toml", "");
     let server = file.server(&[]);
-    // A connection that is closed for its first bytes, and where it came from; logged at "info".
+    // A connection that is closed for an invalid request, and its address; logged at "info".
     let bad = || {
         let mut peer = Peer::connect(server.websocket, Transport::WebSocket);
         peer.write(b"PUT / HTTP/1.1\r\n\r\n");
@@ -176,28 +176,28 @@ fn the_log_level_changes_alive() {
     let (_peer, from) = bad();
     line_with(&server.log, &from);
 
-    // What needs a restart is a warning, and the last that is told.
+    // The message about a restart is a warning, and the last line at this level.
     file.write("[log]\nlevel = \"warn\"\n[tcp]\nbacklog = 200\n");
     server.signal(Signal::HUP);
     line_with(&server.log, "tcp.backlog changed from 4096 to 200");
-    let (_peer, untold) = bad();
-    until("it to be closed", || {
+    let (_peer, unlogged) = bad();
+    until("the connection to be closed", || {
         Metrics::read(server.stat).value("comet_closed_total{reason=\"bad_upgrade\"}") == 2
     });
     settle(&server);
 
-    // A connection that ends by itself is logged at "debug".
+    // A connection that the client closes is logged at "debug".
     file.write("[log]\nlevel = \"debug\"\n[tcp]\nbacklog = 4096\n");
     server.signal(Signal::HUP);
     let line = server.log.recv_timeout(PATIENCE).unwrap();
-    assert!(!line.contains(&untold), "{line}");
+    assert!(!line.contains(&unlogged), "{line}");
     assert!(line.ends_with("log.level changed from \"warn\" to \"debug\""), "{line}");
     drop(server.live(Transport::Tcp, "1"));
     line_with(&server.log, "reason=peer_closed");
 }
 
 #[test]
-fn the_log_file_is_appended_to_and_opened_again() {
+fn the_log_file_is_appended_to_and_reopened_at_sighup() {
     let _permit = Permit::wait();
     let (path, moved) = (temporary("comet.log", "before\n"), nothing_at("comet.log.1"));
     let set = format!("log.file={path:?}");
@@ -210,7 +210,7 @@ fn the_log_file_is_appended_to_and_opened_again() {
 
     fs::rename(&path, &moved).unwrap();
     process.signal(Signal::HUP);
-    until("a file under the old name", || has(&path, "SIGHUP: no key has changed"));
+    until("a new file under the old name", || has(&path, "SIGHUP: no key has changed"));
     assert!(!has(&moved, "SIGHUP"));
     process.signal(Signal::TERM);
     until("the last line", || has(&path, "2 of 2 cores drained in time"));
@@ -218,7 +218,7 @@ fn the_log_file_is_appended_to_and_opened_again() {
 }
 
 #[test]
-fn a_log_file_that_cannot_be_opened_ends_with_1_and_a_sentence() {
+fn a_log_file_that_cannot_be_opened_ends_the_start_with_code_1() {
     let set = "log.file=\"/nonexistent/comet.log\"";
     let (code, stdout, stderr) = run(&with_sets(&[set]));
     assert_eq!((code, stdout.as_str()), (1, ""));
@@ -227,8 +227,8 @@ fn a_log_file_that_cannot_be_opened_ends_with_1_and_a_sentence() {
 }
 
 #[test]
-fn the_pid_file_is_there_while_the_process_is() {
-    // Left behind by a process that is gone; its number is another one's now.
+fn the_pid_file_exists_as_long_as_the_process() {
+    // Left behind by a process that has ended; another process has its ID now.
     let path = temporary("comet.pid", "1\n and more than a number\n");
     let set = format!("server.pid_file={path:?}");
     let server = Server::start(&[&set]);
@@ -251,7 +251,7 @@ fn the_pid_file_is_there_while_the_process_is() {
 }
 
 #[test]
-fn origins_are_allowed_and_change_alive() {
+fn a_reload_changes_the_allowed_origins() {
     let file = File::new("origins.toml", "[websocket]\norigins = [\"https://a.example\"]\n");
     let server = file.server(&[]);
     let upgrade = |origin: Option<&str>| {
@@ -275,7 +275,7 @@ fn origins_are_allowed_and_change_alive() {
 }
 
 #[test]
-fn users_who_left_are_remembered_as_long_as_configured() {
+fn session_numbers_of_disconnected_users_are_kept_as_configured() {
     for (memory, second) in [("0s", "42_1"), ("1h", "42_2")] {
         let server = Server::start(&[&format!("bucket.user_memory={memory:?}")]);
         let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
@@ -284,14 +284,14 @@ fn users_who_left_are_remembered_as_long_as_configured() {
         drop(first);
         let gone = Ledger { absent: 1, ..queued(0) };
         until("the key to be free", || push(&caller, To::Keys(&["42_1"]), 5, b"") == gone);
-        until("the session to be gone", || push(&caller, To::User(42), 5, b"") == gone);
+        until("the session to end", || push(&caller, To::User(42), 5, b"") == gone);
         let _second = server.live(Transport::Tcp, "42");
         assert_eq!(push(&caller, To::Keys(&[second]), 5, b"second"), queued(1), "{memory}");
     }
 }
 
 #[test]
-fn a_renewed_certificate_is_named_and_its_end_is_exported() {
+fn a_renewed_certificate_is_logged_and_its_expiry_is_exported() {
     let certificates = Certificates::new(&["a.example", "b.example"]);
     let sets = certificates.sets();
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
@@ -316,7 +316,7 @@ fn a_renewed_certificate_is_named_and_its_end_is_exported() {
     let seconds = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     assert!(seconds < before && end_of() == seconds);
 
-    // One that cannot be used leaves the old one where it is.
+    // An invalid file leaves the old certificate in use.
     fs::write(&file, "no certificate").unwrap();
     server.signal(Signal::HUP);
     let line = line_with(&server.log, "SIGHUP: ");
@@ -325,9 +325,9 @@ fn a_renewed_certificate_is_named_and_its_end_is_exported() {
     assert_eq!(end_of(), seconds);
 }
 
-/// Opening a pipe waits for its other end, as a file on a mount that hangs does.
+/// Opening a named pipe blocks until its other end is opened, like a file on a hanging mount.
 #[test]
-fn a_file_that_cannot_be_read_holds_up_no_signal() {
+fn a_hanging_file_delays_no_signal() {
     let make_pipe = |path: &str| {
         let mode = Mode::RUSR | Mode::WUSR;
         mknodat(CWD, path, FileType::Fifo, mode, 0).unwrap();
@@ -355,7 +355,7 @@ fn a_file_that_cannot_be_read_holds_up_no_signal() {
 }
 
 #[test]
-fn an_expired_certificate_is_warned_of_at_check_and_start() {
+fn check_and_start_warn_of_an_expired_certificate() {
     let certificates = Certificates::new(&["a.example"]);
     certificates
         .renew_until("a.example", SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
@@ -386,7 +386,7 @@ fn unusable_certificates_that_no_listener_uses_are_warned_of_at_check_and_start(
 }
 
 #[test]
-fn comet_logic_says_what_changes_and_what_waits() {
+fn comet_logic_logs_what_a_reload_changes_and_what_needs_a_restart() {
     let file =
         File::new("logic.toml", "[logic_server]\ntokens = [\"the-first-token-of-callers\"]\n");
     let ports = ["grpc", "http", "stat"].map(|key| format!("logic_server.{key}=[\"127.0.0.1:0\"]"));
@@ -401,7 +401,7 @@ fn comet_logic_says_what_changes_and_what_waits() {
          [log]\nlevel = \"debug\"\n[tcp]\nbacklog = 7\n",
     );
     logic.signal(Signal::HUP);
-    // In the order of the keys; the backlog is the comets' alone.
+    // In the order of the keys. The backlog is a setting of the server, not of logic.
     for text in [
         "log.level changed from \"info\" to \"debug\"",
         "logic_server.tokens changed from [\"***\"] to [\"***\"]",

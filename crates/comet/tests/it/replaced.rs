@@ -1,4 +1,4 @@
-//! A key that is claimed again: the newer connection wins, whatever the older one still does.
+//! A key that is claimed again: the newer connection wins, whatever the older one does.
 
 use comet::blocking_client::Ledger;
 use comet_client::{Transport, op};
@@ -35,7 +35,7 @@ fn check(first_at: (usize, Transport), second_at: (usize, Transport)) {
         assert_eq!(second.recv(), message(5, 0, b"to the second"), "{to:?}");
     }
 
-    // The farewell of the first comes late, and takes nothing from the second.
+    // The older connection ends later, and that does not release the key of the newer one.
     drop(first);
     server.until("comet_connections", 1);
     for to in targets {
@@ -54,19 +54,19 @@ fn check(first_at: (usize, Transport), second_at: (usize, Transport)) {
 }
 
 #[test]
-fn the_second_wins_on_another_core() {
+fn a_newer_connection_on_another_core_replaces_the_older() {
     check((0, Transport::Tcp), (1, Transport::WebSocket));
     check((1, Transport::WebSocket), (0, Transport::Tcp));
 }
 
 #[test]
-fn the_second_wins_on_the_same_core() {
+fn a_newer_connection_on_the_same_core_replaces_the_older() {
     check((0, Transport::WebSocket), (0, Transport::WebSocket));
     check((1, Transport::Tcp), (1, Transport::Tcp));
 }
 
 #[test]
-fn of_many_claims_at_once_exactly_one_stays() {
+fn of_many_simultaneous_claims_exactly_one_stays() {
     let server = Server::start(&[]);
     let mut peers: Vec<_> =
         (0..20).map(|index| (Peer::open(&server, BOTH[index % 2]), BOTH[index % 2])).collect();
@@ -79,7 +79,7 @@ fn of_many_claims_at_once_exactly_one_stays() {
     let mut winners = 0;
     for (peer, transport) in &mut peers {
         let mut next = peer.recv();
-        // One that was replaced before it was told that it is authenticated hears only that.
+        // A connection that was replaced before its authentication reply gets only the notice.
         if next == message(op::AUTH_REPLY, 1, b"") {
             next = peer.recv();
         }

@@ -1,4 +1,4 @@
-//! Rooms that a token names, and rooms that a caller of the push API has clients enter and leave.
+//! Rooms in a token, and changes of rooms by a caller of the push API.
 
 use comet_client::Transport;
 use comet_wire::comet::v1::push_client::PushClient;
@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use crate::support::{BOTH, Server, To, http, queued};
 
-/// Asks over gRPC.
+/// Sends a change of rooms over gRPC.
 fn change(
     server: &Server,
     is_join: bool,
@@ -36,14 +36,14 @@ fn key(key: &str) -> Option<Target> {
 }
 
 #[test]
-fn callers_have_clients_enter_and_leave_rooms() {
+fn callers_can_add_clients_to_rooms_and_remove_them() {
     let server = Server::start(&["clients.rooms=4"]);
     for transport in BOTH {
         let token =
             json!({ "mid": 42, "key": "k", "room_id": "a", "rooms": ["b"], "accepts": [5] });
         let mut client = server.client(transport, &token.to_string());
         let users = Some(Target::Users(Users { users: vec![42, 43] }));
-        // Nothing waits for the client here: what follows the answer reaches it.
+        // No client handles the change here: pushes after the reply must reach it at once.
         server.until("comet_further_rooms", 1);
         let reply = change(&server, true, users, &["a", "b", "c", "d", "e"]).unwrap();
         let expected = ChangeRoomsReply {
@@ -81,9 +81,9 @@ fn callers_have_clients_enter_and_leave_rooms() {
     }
 }
 
-/// Members of both cores, by the rooms that they entered in whichever way.
+/// Members on both cores. The room is the first one of some tokens, and a further one of others.
 #[test]
-fn the_members_of_a_room_are_listed_by_pages() {
+fn the_members_of_a_room_are_listed_in_pages() {
     let server = Server::start(&[]);
     let clients: Vec<_> = (1..=5)
         .map(|mid| {
@@ -118,7 +118,7 @@ fn the_members_of_a_room_are_listed_by_pages() {
 }
 
 #[test]
-fn orders_that_cannot_be_carried_out_are_refused() {
+fn invalid_changes_of_rooms_are_refused() {
     let server = Server::start(&[]);
     let long = "x".repeat(257);
     let many = vec!["r"; 129];

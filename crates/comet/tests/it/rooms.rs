@@ -6,7 +6,7 @@ use comet_client::{Client, Error, Event, Options, RoomRefusal, Transport, op};
 use crate::peer::frame;
 use crate::support::{BOTH, Server, To, queued};
 
-/// The next messages: their rooms and bodies.
+/// The rooms and bodies of the next messages.
 fn next(client: &mut Client, count: usize) -> Vec<(Option<String>, String)> {
     let messages = (0..count).map(|_| client.receive().unwrap().expect("a message"));
     let text = |body: Vec<u8>| String::from_utf8(body).unwrap();
@@ -42,7 +42,7 @@ fn a_client_gets_the_pushes_to_all_its_rooms() {
         assert_eq!(next(&mut client, 2), [to("blue", "first"), to("blue", "second")]);
         assert_eq!(next(&mut client, 1), [(None, "you".to_owned())]);
 
-        // Its first room changes, and the others stay.
+        // The first room changes, and the others stay.
         client.join("white").unwrap();
         client.remove_room("red").unwrap();
         let rooms: Vec<&str> = client.rooms().collect();
@@ -63,7 +63,7 @@ fn a_client_gets_the_pushes_to_all_its_rooms() {
 }
 
 #[test]
-fn an_asynchronous_listener_is_in_several_rooms_until_it_is_stopped() {
+fn a_listener_can_be_in_several_rooms_until_it_is_stopped() {
     let server = Server::start(&["clients.rooms=2"]);
     let address = server.address(Transport::Tcp).to_string();
     let mut listener = Listener::new(Options::tcp(address, "42"));

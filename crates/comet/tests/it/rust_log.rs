@@ -1,4 +1,4 @@
-//! RUST_LOG, as a process has it: whatever it is, the log is not silent by mistake.
+//! RUST_LOG in the environment of the process: no value of it silences the log by mistake.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::support::PATIENCE;
 use crate::tls::Certificates;
 
 #[test]
-fn modules_that_it_does_not_name_log_at_the_configured_level() {
+fn modules_not_in_rust_log_log_at_the_configured_level() {
     // Server::start waits for lines of level info.
     for filter in ["", " ", ",", "h2=debug", "comet_net::driver"] {
         let server = Server::start_in(&[("RUST_LOG", filter)], &[], &[]);
@@ -31,7 +31,7 @@ fn modules_that_it_does_not_name_log_at_the_configured_level() {
 }
 
 #[test]
-fn an_empty_one_does_not_overrule_a_reload() {
+fn an_empty_rust_log_does_not_override_a_reload() {
     let server = Server::start_in(&[("RUST_LOG", "")], &[], &[]);
     server.signal(Signal::HUP);
     let line = line_with(&server.log, "SIGHUP");
@@ -39,7 +39,7 @@ fn an_empty_one_does_not_overrule_a_reload() {
 }
 
 #[test]
-fn nonsense_is_a_mistake_in_one_line() {
+fn an_invalid_rust_log_is_reported_in_one_line() {
     let check = |arguments: &[&str], filter: &OsStr, expected: &str| {
         let arguments = [arguments, &with_sets(&[])].concat();
         let output = comet(&arguments).env("RUST_LOG", filter).output().unwrap();
@@ -58,13 +58,13 @@ fn nonsense_is_a_mistake_in_one_line() {
     assert_eq!(output.status.code(), Some(64));
 }
 
-/// rustls warns of each hello that names an address, with the peer's text.
+/// rustls logs a warning for each hello whose server name is an address, with the text of the peer.
 #[test]
-fn what_libraries_say_about_peers_is_in_the_log_only_if_asked_for() {
+fn messages_of_libraries_are_logged_only_with_rust_log() {
     let certificates = Certificates::new(&["localhost"]);
     let sets = certificates.sets();
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-    for (environment, is_asked_for) in [(&[][..], false), (&[("RUST_LOG", "info")], true)] {
+    for (environment, is_enabled) in [(&[][..], false), (&[("RUST_LOG", "info")], true)] {
         let server = Server::start_in(environment, &[], &sets);
         let config = Arc::new(certificates.client(&[&TLS13]));
         let mut client = ClientConnection::new(config, "127-0-0-1".try_into().unwrap()).unwrap();
@@ -74,13 +74,13 @@ fn what_libraries_say_about_peers_is_in_the_log_only_if_asked_for() {
         hello[at..at + 9].copy_from_slice(b"127.0.0.1");
         let mut stream = TcpStream::connect(server.tls.unwrap()[0]).unwrap();
         stream.write_all(&hello).unwrap();
-        // It is answered, as if it named nothing.
+        // The server answers as if the hello named no server.
         stream.read_exact(&mut [0; 5]).unwrap();
         Peer::connect(server.tcp, Transport::Tcp).write(&[0; 16]);
         let mut lines = std::iter::from_fn(|| server.log.recv_timeout(PATIENCE).ok());
         let before: Vec<String> =
             lines.by_ref().take_while(|line| !line.contains("reason=bad_frame")).collect();
-        let is_said = before.iter().any(|line| line.contains("rustls"));
-        assert_eq!(is_said, is_asked_for, "{before:?}");
+        let is_logged = before.iter().any(|line| line.contains("rustls"));
+        assert_eq!(is_logged, is_enabled, "{before:?}");
     }
 }

@@ -11,11 +11,11 @@ use crate::peer::Peer;
 use crate::process::{Running, Server, comet, temporary, with_sets};
 use crate::support::{Permit, get, two_cores, until};
 
-/// A client that stays holds up the drain for as long as that.
+/// A client that does not leave delays the end of the drain by this time.
 const LONG: [&str; 2] = ["server.drain_timeout=\"1h\"", "protocol.linger=\"1h\""];
 
 fn until_draining(stat: SocketAddr) {
-    until("it to drain", || get(stat, "/healthz") == (503, "draining\n".to_owned()));
+    until("the server to drain", || get(stat, "/healthz") == (503, "draining\n".to_owned()));
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_second_signal_ends_a_drain_at_once() {
 }
 
 #[test]
-fn a_drain_opens_the_logs_again() {
+fn sighup_during_a_drain_reopens_the_logs() {
     let _permit = Permit::wait();
     let (tcp, stat, cores) = (own_address(), own_address(), two_cores());
     let (log, trace) = (temporary("signals.log", ""), temporary("signals-trace.log", ""));
@@ -51,7 +51,7 @@ fn a_drain_opens_the_logs_again() {
     let arguments = [&["--cores", &cores], &with_sets(&sets)[..]].concat();
     let (process, _) = Running::start(comet(&arguments));
     until("the start", || std::net::TcpStream::connect(stat).is_ok());
-    until("health", || get(stat, "/healthz").0 == 200);
+    until("the server to be healthy", || get(stat, "/healthz").0 == 200);
     let mut stays = Peer::connect(tcp, Transport::Tcp);
     stays.authenticate("1");
     process.signal(Signal::TERM);
@@ -61,7 +61,7 @@ fn a_drain_opens_the_logs_again() {
     }
     process.signal(Signal::HUP);
     for file in [&log, &trace] {
-        until("the file to be there again", || fs::exists(file).unwrap());
+        until("the file to exist again", || fs::exists(file).unwrap());
     }
     drop(stays);
     assert_eq!(process.end(), Some(0));

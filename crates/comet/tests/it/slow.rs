@@ -1,4 +1,4 @@
-//! Peers that do not read: bounded, counted, closed in the end, and nobody else waits for them.
+//! Clients that do not read: their outboxes are bounded, losses are counted, and they delay no other client.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,8 +13,8 @@ use rustix::net::{AddressFamily, SocketType};
 use crate::peer::{BINARY, Peer, frame, message, unmasked};
 use crate::support::{BOTH, Server, To, dropped, queued, received, until, until_in_time};
 
-/// A small buffer, so that little has to be pushed before it is full. The client's does not grow while
-/// nobody reads; a smaller one would only make reading slow, with zero-window probes.
+/// A small send buffer, so that few pushes fill it. The receive buffer of the client does not grow while it does not read. A
+/// smaller one would only make reads slow, by zero-window probes.
 const SMALL: [&str; 2] = ["tcp.sndbuf=65536", "protocol.linger=\"20s\""];
 
 fn body(number: u32) -> Vec<u8> {
@@ -23,7 +23,7 @@ fn body(number: u32) -> Vec<u8> {
     body
 }
 
-/// The bytes of push `number` as a client of `transport` gets them.
+/// The bytes of push `number` as a client of `transport` receives them.
 fn on_the_wire(transport: Transport, number: u32) -> Vec<u8> {
     let frame = frame(5, 0, &body(number));
     match transport {
@@ -32,14 +32,14 @@ fn on_the_wire(transport: Transport, number: u32) -> Vec<u8> {
     }
 }
 
-/// A room of two: one that reads, and one that does not.
+/// A room with two clients: one that reads, and one that does not.
 struct Scene {
     healthy: Client,
     stuck: Peer,
     pushed: u32,
-    /// Numbers of the pushes that were queued for both.
+    /// Numbers of the pushes that were queued for both clients.
     kept: Vec<u32>,
-    /// The last field: it drains when both have left.
+    /// The last field, as the server drains on drop once both clients have left.
     server: Server,
 }
 
@@ -59,7 +59,7 @@ impl Scene {
         Self { healthy, stuck, pushed: 0, kept: Vec::new(), server }
     }
 
-    /// One push to the room; whoever reads gets it at once, whatever the other does.
+    /// Pushes to the room once. The healthy client gets the push at once, whatever the other one does.
     fn push(&mut self) -> Ledger {
         let number = self.pushed;
         self.pushed += 1;
@@ -71,8 +71,8 @@ impl Scene {
         ledger
     }
 
-    /// Pushes until `sample` is at least `value`. An outbox may be full for a moment only, while the
-    /// kernel waits for an acknowledgement; so it takes as many pushes as it takes.
+    /// Pushes until `sample` is at least `value`. The number of pushes varies, as the kernel may take more once it gets an
+    /// acknowledgement.
     fn push_until(&mut self, sample: &str, value: u64) {
         let full = dropped(queued(1), "outbox_full", 1);
         until(&format!("{sample} to reach {value}"), || {
@@ -86,7 +86,7 @@ impl Scene {
 const OUTBOX_FULL: &str = "comet_dropped_total{reason=\"outbox_full\"}";
 
 #[test]
-fn one_that_takes_nothing_is_cut_off_after_the_write_timeout() {
+fn a_client_that_reads_nothing_is_closed_after_the_write_timeout() {
     for transport in BOTH {
         let sets = ["protocol.write_timeout=\"500ms\"", "protocol.svr_proto=8"];
         let mut scene = Scene::with(Peer::live_1, transport, &sets);
@@ -94,7 +94,7 @@ fn one_that_takes_nothing_is_cut_off_after_the_write_timeout() {
         scene.server.until("comet_connections", 1);
         assert_eq!(scene.push(), queued(1));
 
-        // It was sent the beginning of what it was pushed, and nothing else.
+        // The client got the beginning of its pushes, and nothing else.
         let mut taken = Vec::new();
         scene.stuck.stream.read_to_end(&mut taken).unwrap();
         let pushes: Vec<u8> =
@@ -106,10 +106,9 @@ fn one_that_takes_nothing_is_cut_off_after_the_write_timeout() {
     }
 }
 
-/// The kernel has space for a waiting send only once a third of its buffer is free. At 10 KB/s that takes longer than the write
-/// timeout.
+/// A send waits until a third of the kernel's buffer is free. At 10 KB/s that takes longer than the write timeout.
 #[test]
-fn one_behind_a_slow_link_stays_as_it_takes_bytes() {
+fn a_client_with_a_slow_link_is_not_closed_while_it_reads() {
     for transport in BOTH {
         until_in_time(|| reads_slowly(transport));
     }
@@ -121,7 +120,7 @@ fn reads_slowly(transport: Transport) -> bool {
     let sets = ["protocol.write_timeout=\"2s\"", "protocol.svr_proto=8"];
     let live = |server: &Server, transport, token: &str| {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        // A window of a few kilobytes. Before the connect, since TCP agrees on its scale there.
+        // A receive window of a few kilobytes. It must be set before the connect, which negotiates the window scale.
         set_socket_recv_buffer_size(&socket, 4 << 10).unwrap();
         rustix::net::connect(&socket, &server.address(transport)).unwrap();
         let mut peer = Peer::over(TcpStream::from(socket), transport);
@@ -135,7 +134,7 @@ fn reads_slowly(transport: Transport) -> bool {
     while begin.elapsed() < 3 * TIMEOUT {
         match scene.stuck.stream.read(&mut [0; 512]) {
             Ok(bytes) if bytes > 0 => {}
-            // It was closed. Whether that was right depends on the time between two reads.
+            // Closed. Whether that is an error depends on the time between two reads.
             _ => break,
         }
         longest = longest.max(last.elapsed());
@@ -147,14 +146,14 @@ fn reads_slowly(transport: Transport) -> bool {
         return false;
     }
     assert_eq!(scene.server.metrics().closed("write_timeout"), 0);
-    assert!(begin.elapsed() >= 3 * TIMEOUT, "the server has closed it");
-    // It reads no more.
+    assert!(begin.elapsed() >= 3 * TIMEOUT, "closed although the client has read");
+    // The client reads no more.
     scene.server.until("comet_closed_total{reason=\"write_timeout\"}", 1);
     true
 }
 
 #[test]
-fn drop_newest_keeps_what_came_first() {
+fn drop_newest_keeps_the_oldest_pushes() {
     let by_count = ["protocol.svr_proto=8"];
     let by_bytes =
         ["protocol.svr_proto=60000", "push.frame_max=\"32KiB\"", "protocol.outbox_bytes=\"64KiB\""];
@@ -163,7 +162,7 @@ fn drop_newest_keeps_what_came_first() {
         let sets = [sets, &["protocol.write_timeout=\"1h\""]].concat();
         let mut scene = Scene::new(transport, &sets);
         scene.push_until(OUTBOX_FULL, 10);
-        // It reads again: everything that was queued is there, and new pushes are taken.
+        // The client reads again: it gets all queued pushes, and new ones are queued.
         for number in std::mem::take(&mut scene.kept) {
             assert_eq!(scene.stuck.recv(), message(5, 0, &body(number)));
         }
@@ -174,7 +173,7 @@ fn drop_newest_keeps_what_came_first() {
 }
 
 #[test]
-fn drop_oldest_keeps_what_came_last() {
+fn drop_oldest_keeps_the_newest_pushes() {
     for transport in BOTH {
         let sets = [
             "protocol.slow_consumer=\"drop-oldest\"",
@@ -185,22 +184,22 @@ fn drop_oldest_keeps_what_came_last() {
         while scene.server.metric("comet_superseded_total") < 20 {
             assert_eq!(scene.push(), queued(2));
         }
-        // What the kernel had and what was on its way, gaps where the oldest were, the newest.
-        let mut heard = Vec::new();
-        while heard.last() != scene.kept.last() {
+        // The client gets the pushes in the kernel and in flight, then, after the dropped ones, the newest.
+        let mut got = Vec::new();
+        while got.last() != scene.kept.last() {
             let number = scene.stuck.recv().body[..4].try_into().unwrap();
-            heard.push(u32::from_be_bytes(number));
+            got.push(u32::from_be_bytes(number));
         }
-        assert!(heard.is_sorted_by(|one, next| one < next), "{heard:?}");
+        assert!(got.is_sorted_by(|one, next| one < next), "{got:?}");
         let superseded = scene.server.metric("comet_superseded_total");
-        assert_eq!(heard.len() as u64, scene.kept.len() as u64 - superseded);
-        assert!(heard.iter().all(|number| scene.kept.contains(number)), "{heard:?}");
+        assert_eq!(got.len() as u64, scene.kept.len() as u64 - superseded);
+        assert!(got.iter().all(|number| scene.kept.contains(number)), "{got:?}");
         assert_eq!(scene.stuck.online(), 2);
     }
 }
 
 #[test]
-fn the_policy_close_sends_its_notice_behind_queued_pushes() {
+fn the_policy_close_sends_its_notice_after_queued_pushes() {
     for transport in BOTH {
         let sets = [
             "protocol.slow_consumer=\"close\"",
@@ -225,12 +224,12 @@ fn the_policy_close_sends_its_notice_behind_queued_pushes() {
 }
 
 #[test]
-fn one_that_asks_on_without_reading_is_closed() {
+fn a_client_that_sends_requests_without_reading_is_closed() {
     for transport in BOTH {
         let mut scene = Scene::new(transport, &["protocol.cli_proto=16"]);
         let heartbeats = scene.stuck.wrap(&frame(op::HEARTBEAT, 1, b"")).repeat(1000);
         until("a reply overflow", || {
-            // After the end it may be cut off in the middle.
+            // After the close the write may fail in the middle.
             let _ = scene.stuck.stream.write_all(&heartbeats);
             scene.server.metrics().closed("reply_overflow") == 1
         });

@@ -1,4 +1,4 @@
-//! Spans of pushes, by the program: at a stand-in for a collector of OpenTelemetry.
+//! Spans of pushes by the program, sent to a replacement of an OpenTelemetry collector.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -25,7 +25,7 @@ const TRACE: [u8; 16] = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_byt
 const CALLER: [u8; 8] = 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes();
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// Takes spans, and tells the test of them.
+/// A collector that passes the spans to the test.
 struct Collector {
     address: SocketAddr,
     spans: Receiver<Vec<Span>>,
@@ -79,7 +79,7 @@ fn answer(stream: TcpStream, taken: &Sender<Vec<Span>>) {
     }
 }
 
-/// Pushes over HTTP with these headers beside its own. Returns the answer.
+/// Pushes over HTTP with additional headers. Returns the response.
 fn post(http: SocketAddr, headers: &str) -> String {
     let path = "/goim/push/room?operation=5&type=test&room=r";
     let mut stream = TcpStream::connect(http).unwrap();
@@ -105,7 +105,7 @@ fn call(grpc: SocketAddr) -> Option<Ledger> {
     })
 }
 
-/// Where the HTTP push API of a server is.
+/// The address of the HTTP push API of a server.
 fn http_address(server: &Server) -> SocketAddr {
     let line = line_with(&server.log, "http push [");
     line.split(['[', ']']).find_map(|part| part.parse().ok()).expect(&line)
@@ -118,7 +118,7 @@ fn number(span: &Span, key: &str) -> i64 {
     *value
 }
 
-/// Those of one push to eight members of a room.
+/// Checks the spans of one push to eight members of a room.
 fn check(spans: &[Span], name: &str) {
     let (call, below) = spans.split_first().unwrap();
     assert_eq!((&call.trace_id[..], &call.parent_span_id[..]), (&TRACE[..], &CALLER[..]));
@@ -142,7 +142,7 @@ fn check(spans: &[Span], name: &str) {
 }
 
 #[test]
-fn a_traced_push_has_the_spans_of_its_call_its_home_and_its_shards() {
+fn a_traced_push_has_spans_for_its_call_home_and_shards() {
     let collector = Collector::start();
     let server = Server::start(&[&set(collector.address)]);
     let http = http_address(&server);
@@ -155,7 +155,7 @@ fn a_traced_push_has_the_spans_of_its_call_its_home_and_its_shards() {
         assert!(post(http, untraced).contains(r#""queued":8"#));
     }
     assert!(post(http, &header).contains(r#""queued":8"#));
-    // The first spans are those of the traced push: the others made none.
+    // The first spans belong to the traced push, as the others created none.
     let over_http = collector.spans.recv_timeout(PATIENCE).unwrap();
     check(&over_http, "goim/push/room");
 
@@ -167,7 +167,7 @@ fn a_traced_push_has_the_spans_of_its_call_its_home_and_its_shards() {
         Metrics::read(server.stat).value("comet_trace_spans_total") == count
     });
 
-    // The end does not lose the last ones.
+    // The last spans are sent before the process ends.
     call(server.grpc);
     server.signal(Signal::TERM);
     check(&collector.spans.recv_timeout(PATIENCE).unwrap(), "goim.comet.Comet/BroadcastRoom");
@@ -177,7 +177,7 @@ fn a_traced_push_has_the_spans_of_its_call_its_home_and_its_shards() {
     assert!(!log.iter().any(|line| line.contains("trace.otlp")), "{log:?}");
 }
 
-/// Whether the other side has not closed it.
+/// Whether the peer has not closed the connection.
 fn is_open(mut stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let mut bytes = [0; 4_096];
@@ -191,7 +191,7 @@ fn is_open(mut stream: &TcpStream) -> bool {
 }
 
 #[test]
-fn a_collector_that_hangs_holds_no_push_up() {
+fn a_hanging_collector_delays_no_push() {
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Server::start(&[&set(collector.local_addr().unwrap())]);
     until("a push to be answered while a collector hangs", || {
@@ -205,7 +205,7 @@ fn a_collector_that_hangs_holds_no_push_up() {
 }
 
 #[test]
-fn spans_that_no_collector_takes_are_counted() {
+fn spans_without_a_collector_are_counted_as_dropped() {
     let server = Server::start(&[&set(own_address())]);
     call(server.grpc);
     line_with(&server.log, "trace.otlp: the collector takes no spans");

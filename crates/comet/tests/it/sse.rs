@@ -9,14 +9,14 @@ use crate::listen_tls::server_named;
 use crate::process::lines;
 use crate::support::{PATIENCE, Server, To, get, queued};
 
-/// A running curl that is not left behind.
+/// A running curl that is killed with the value.
 struct Curl {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Curl {
-    /// `None`: there is no curl here.
+    /// `None`: curl is not installed.
     fn start(arguments: &[&str], url: &str) -> Option<Self> {
         let mut command = Command::new("curl");
         command.args(["--silent", "--no-buffer", "--include"]).args(arguments).arg(url);
@@ -34,7 +34,7 @@ impl Curl {
 
     #[track_caller]
     fn next(&self) -> String {
-        let line = self.lines.recv_timeout(PATIENCE).expect("a line in time");
+        let line = self.lines.recv_timeout(PATIENCE).expect("a line");
         line.trim_end_matches('\r').to_owned()
     }
 
@@ -47,13 +47,13 @@ impl Curl {
 
 impl Drop for Curl {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Reads the beginning of a stream in the room `a`, a push, and its end by a kick.
+/// Reads the beginning of a stream in the room `a`, then a push, then its end by a kick.
 #[track_caller]
 fn check_stream(server: &Server, curl: &Curl) {
     let head = curl.block();
@@ -98,7 +98,7 @@ fn curl_reads_an_event_stream_over_tls() {
 }
 
 #[test]
-fn a_request_that_is_refused_has_a_status_and_is_counted() {
+fn a_refused_request_gets_a_status_and_is_counted() {
     let server = Server::start(&[]);
     let url = format!("http://{}/sse", server.address(Transport::WebSocket));
     let Some(curl) = Curl::start(&["--data", "x"], &url) else { return };
@@ -106,7 +106,7 @@ fn a_request_that_is_refused_has_a_status_and_is_counted() {
     server.until("comet_closed_total{reason=\"bad_upgrade\"}", 1);
 }
 
-/// The id of the next block, which has no event.
+/// The id of the next block, which must have no event.
 #[track_caller]
 fn next_id(curl: &Curl) -> String {
     let block = curl.block();
@@ -115,7 +115,7 @@ fn next_id(curl: &Curl) -> String {
 }
 
 #[test]
-fn a_stream_that_names_its_last_event_gets_what_it_missed() {
+fn a_stream_with_a_last_event_id_gets_the_missed_events() {
     let server = Server::start(&[r#"history.rules=[{rooms="h://"}]"#]);
     let query = "/sse?token=%7B%22mid%22%3A1%7D&rooms=h%3A%2F%2Fa,h%3A%2F%2Fb,plain";
     let url = format!("http://{}{query}", server.address(Transport::WebSocket));
@@ -127,7 +127,7 @@ fn a_stream_that_names_its_last_event_gets_what_it_missed() {
     assert_eq!(curl.block(), ["retry: 3000"]);
     let warning = curl.block();
     assert!(warning[1].contains(r#""warning":"unknown_last_event_id""#), "{warning:?}");
-    // Ids may come between the rooms, as the server sends them.
+    // The server may send ids between the rooms.
     let mut rooms = Vec::new();
     while rooms.len() < 3 {
         rooms.extend(curl.block().into_iter().filter(|line| line.starts_with("data: ")));

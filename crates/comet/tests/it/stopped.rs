@@ -1,4 +1,4 @@
-//! A server that stands still for longer than its deadlines: nobody who spoke in time meanwhile is closed.
+//! A server that is stopped for longer than its deadlines. It closes no client whose data arrived in time.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,28 +22,28 @@ use crate::tls::{Certificates, handshake, plain};
 trait Stream: Read + Write + Send {}
 impl<S: Read + Write + Send> Stream for S {}
 
-/// A way to connect: a transport, with TLS or without.
+/// A listener: its transport, its address, and the TLS settings of its clients, if it has TLS.
 #[derive(Clone)]
-struct Door {
+struct Listener {
     transport: Transport,
     address: SocketAddr,
     tls: Option<Arc<rustls::ClientConfig>>,
 }
 
-impl Door {
-    /// What is needed to connect to `server`, whose certificate is one of `certificates`.
+impl Listener {
+    /// All listeners of `server`, whose certificate is one of `certificates`.
     fn all(server: &Server, certificates: &Certificates) -> Vec<Self> {
         let config = Arc::new(certificates.client(&[&TLS13]));
         let plain = BOTH.into_iter().zip([server.tcp, server.websocket]);
         let tls = BOTH.into_iter().zip(server.tls.expect("there is a certificate"));
-        let door = |tls: Option<_>| {
+        let listener = |tls: Option<_>| {
             move |(transport, address)| Self { transport, address, tls: tls.clone() }
         };
-        plain.map(door(None)).chain(tls.map(door(Some(config)))).collect()
+        plain.map(listener(None)).chain(tls.map(listener(Some(config)))).collect()
     }
 
-    /// An authenticated connection on `stream`.
-    fn enter(&self, stream: TcpStream, token: &str) -> Peer<Box<dyn Stream>> {
+    /// Makes `stream` an authenticated connection.
+    fn live_on(&self, stream: TcpStream, token: &str) -> Peer<Box<dyn Stream>> {
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),
             Some(config) => Box::new(handshake(stream, config, "a.example").unwrap()),
@@ -61,7 +61,7 @@ fn start_with(certificates: &Certificates, sets: &[&str]) -> Server {
     Server::start(&all)
 }
 
-/// A server that stands still. It goes on when this is dropped.
+/// A stopped server. It continues when the value is dropped.
 pub(crate) struct Stop<'server> {
     server: &'server Server,
     since: Instant,
@@ -73,7 +73,7 @@ impl<'server> Stop<'server> {
         Self { server, since: Instant::now() }
     }
 
-    /// Ends the stop once it has lasted for `time`.
+    /// Waits until the stop has lasted for `time`, and continues the server.
     pub(crate) fn end_after(self, time: Duration) {
         thread::sleep(time.saturating_sub(self.since.elapsed()));
     }
@@ -90,12 +90,12 @@ fn expect_none_closed(server: &Server, reason: &str) {
     assert_eq!(Metrics::read(server.stat).closed(reason), 0, "{reason}");
 }
 
-/// All say it before one is waited for.
-fn beat(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
+/// Every client sends before the first reply is read.
+fn send_heartbeats(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
     peers.iter_mut().for_each(|peer| peer.send(op::HEARTBEAT, sequence, b""));
 }
 
-fn answered(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
+fn expect_replies(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
     for peer in peers {
         let reply = peer.recv();
         assert_eq!((reply.operation, reply.sequence), (op::HEARTBEAT_REPLY, sequence), "{reply:?}");
@@ -104,41 +104,42 @@ fn answered(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
 }
 
 #[test]
-fn heartbeats_that_arrived_meanwhile_count() {
+fn heartbeats_that_arrived_during_a_stop_count() {
     let certificates = Certificates::new(&["a.example"]);
     let server = start_with(&certificates, &["protocol.heartbeat=\"10s\""]);
-    let doors = Door::all(&server, &certificates);
+    let listeners = Listener::all(&server, &certificates);
     let mut peers = Vec::new();
     for _ in 0..75 {
-        for door in &doors {
-            peers.push(door.enter(plain(door.address), "1"));
+        for listener in &listeners {
+            peers.push(listener.live_on(plain(listener.address), "1"));
         }
-        beat(&mut peers, 1);
-        answered(&mut peers, 1);
+        send_heartbeats(&mut peers, 1);
+        expect_replies(&mut peers, 1);
     }
     let stop = Stop::new(&server);
-    beat(&mut peers, 2);
+    send_heartbeats(&mut peers, 2);
     stop.end_after(Duration::from_secs(11));
-    answered(&mut peers, 2);
+    expect_replies(&mut peers, 2);
     expect_none_closed(&server, "heartbeat_timeout");
 }
 
-/// Each step of a handshake waits for the answer to the one before, and the server is late with all of them.
+/// Each step of a handshake waits for the reply to the one before, and the server is late with each.
 #[test]
-fn handshakes_that_began_meanwhile_go_on() {
+fn handshakes_begun_during_a_stop_complete() {
     let certificates = Certificates::new(&["a.example"]);
     let server = start_with(&certificates, &["protocol.handshake_timeout=\"10s\""]);
-    let doors = Door::all(&server, &certificates);
-    let sockets: Vec<_> = doors.iter().cycle().take(60).map(|door| plain(door.address)).collect();
+    let listeners = Listener::all(&server, &certificates);
+    let sockets: Vec<_> =
+        listeners.iter().cycle().take(60).map(|listener| plain(listener.address)).collect();
     let accepted = || Metrics::read(server.stat).value("comet_connections");
     until("every socket to be accepted", || accepted() == 60);
     let stop = Stop::new(&server);
-    let clients: Vec<_> = doors
+    let clients: Vec<_> = listeners
         .iter()
         .cloned()
         .cycle()
         .zip(sockets)
-        .map(|(door, socket)| thread::spawn(move || door.enter(socket, "1").online()))
+        .map(|(listener, socket)| thread::spawn(move || listener.live_on(socket, "1").online()))
         .collect();
     stop.end_after(Duration::from_secs(11));
     for client in clients {
@@ -148,7 +149,7 @@ fn handshakes_that_began_meanwhile_go_on() {
 }
 
 #[test]
-fn sends_that_can_go_on_are_not_late() {
+fn sends_that_can_continue_after_a_stop_do_not_time_out() {
     const SETS: [&str; 3] =
         ["tcp.sndbuf=65536", "protocol.svr_proto=8", "protocol.write_timeout=\"10s\""];
     let server = Server::start(&SETS);
@@ -160,7 +161,7 @@ fn sends_that_can_go_on_are_not_late() {
     });
     let stop = Stop::new(&server);
     for peer in &mut peers {
-        // The kernel sends what it has. Beyond that the server has to be asked.
+        // The kernel sends the bytes that it has. It has no more until the server runs again.
         peer.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut bytes = vec![0; 1 << 20];
         let error = loop {
@@ -181,12 +182,12 @@ fn sends_that_can_go_on_are_not_late() {
 }
 
 #[test]
-fn answers_of_logic_that_arrived_meanwhile_count() {
+fn replies_of_logic_that_arrived_during_a_stop_count() {
     let logic = FakeLogic::start();
     let addrs = format!("logic.addrs=[{:?}]", logic.address.to_string());
     let server = Server::start(&[&addrs, "logic.timeout=\"10s\"", "logic.ping=\"100ms\""]);
     let is_up = format!("comet_logic_up{{address=\"{}\"}}", logic.address);
-    until("logic to be there", || Metrics::read(server.stat).value(&is_up) == 1);
+    until("logic to be connected", || Metrics::read(server.stat).value(&is_up) == 1);
     logic.hold(true);
     let mut peers: Vec<_> = (0..60)
         .map(|user: u32| {
@@ -207,7 +208,7 @@ fn answers_of_logic_that_arrived_meanwhile_count() {
 }
 
 #[test]
-fn bodies_of_requests_that_arrived_meanwhile_count() {
+fn request_bodies_that_arrived_during_a_stop_count() {
     let socket = env::temp_dir().join(format!("comet-stopped-{}.sock", process::id()));
     let http = format!("push.http=[\"unix:{}\"]", socket.display());
     let server = Server::start(&[&http, "push.timeout=\"10s\""]);
@@ -234,11 +235,11 @@ fn bodies_of_requests_that_arrived_meanwhile_count() {
 }
 
 #[test]
-fn calls_that_arrived_meanwhile_count() {
+fn calls_that_arrived_during_a_stop_count() {
     let server = Server::start(&["push.timeout=\"10s\""]);
     let mut callers: Vec<_> = (0..20).map(|_| half_a_push(server.grpc)).collect();
     let taken = || Metrics::read(server.stat).value("comet_api_request_bytes");
-    // 16 KiB is what a call counts with at least.
+    // A call counts with at least 16 KiB.
     until("every call to begin", || taken() >= 20 * (16 << 10));
     let stop = Stop::new(&server);
     callers.iter_mut().for_each(|(caller, rest)| caller.write_all(rest).unwrap());

@@ -1,5 +1,5 @@
-//! The structure of the workspace: no two files of a crate import each other in a circle, and what docs/TESTING.md
-//! names is there.
+//! The structure of the workspace: no two files of a crate import each other in a cycle, and the tests and commands that
+//! docs/TESTING.md names exist.
 //!
 //! A file imports another one by `use crate::…`, `use super::…` or `use self::…`; imports of the crate's
 //! root (`lib.rs`) and inside `mod tests` do not count. `.ci/edges` has the rules between crates.
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module by the names that lead to it; the root of the crate is empty.
+/// The path of a module. That of the crate's root is empty.
 type Module = Vec<String>;
 
 fn workspace() -> PathBuf {
@@ -19,25 +19,25 @@ fn workspace() -> PathBuf {
 fn packages() -> impl Iterator<Item = PathBuf> {
     let crates = fs::read_dir(workspace().join("crates")).unwrap();
     let crates = crates.map(|entry| entry.unwrap().path()).chain([workspace().join("bench")]);
-    // The fuzz targets are no crate of the workspace.
+    // The fuzz targets are not a crate of the workspace.
     crates.filter(|package| package.join("src").is_dir())
 }
 
 #[test]
-fn no_files_import_each_other_in_a_circle() {
+fn no_files_import_each_other_in_a_cycle() {
     let mut imports_total = 0;
     for package in packages() {
         let imports = imports(&package.join("src"));
         imports_total += imports.values().map(BTreeSet::len).sum::<usize>();
-        let circle = files_in_circles(imports);
-        let circle: Vec<_> = circle.iter().map(|module| module.join("::")).collect();
-        assert!(circle.is_empty(), "{}: circles among {circle:?}", package.display());
+        let cycle = files_in_cycles(imports);
+        let cycle: Vec<_> = cycle.iter().map(|module| module.join("::")).collect();
+        assert!(cycle.is_empty(), "{}: cycles among {cycle:?}", package.display());
     }
     assert!(imports_total > 500, "only {imports_total} imports were found");
 }
 
 #[test]
-fn circles_are_found_and_use_trees_are_read() {
+fn import_cycles_are_found_and_use_trees_are_parsed() {
     let module = |path: &str| path.split("::").map(str::to_owned).collect::<Module>();
     let edges = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("e", "a")];
     let mut imports: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
@@ -45,42 +45,47 @@ fn circles_are_found_and_use_trees_are_read() {
         imports.entry(module(from)).or_default().insert(module(to));
         imports.entry(module(to)).or_default();
     }
-    assert_eq!(files_in_circles(imports), ["a", "b", "c"].map(module));
+    assert_eq!(files_in_cycles(imports), ["a", "b", "c"].map(module));
     let paths = paths("crate::{a::{B, c::D}, e as f}");
     assert_eq!(paths, ["crate::a::B", "crate::a::c::D", "crate::e as f"]);
 }
 
 #[test]
-fn the_document_of_the_tests_names_what_there_is() {
+fn the_tests_and_commands_in_testing_md_exist() {
     let text = fs::read_to_string(workspace().join("docs/TESTING.md")).unwrap();
     let named = named(&text);
     let of_tests = named.iter().filter(|(_, name)| !name.contains(' ')).count();
     assert!(of_tests > 100, "only {of_tests} tests are named in the columns {TESTS:?}");
     let targets = Targets::read();
-    let missing = named.iter().filter(|(_, name)| !targets.have(name));
+    let missing = named.iter().filter(|(_, name)| !targets.exists(name));
     let missing: Vec<_> = missing.map(|(line, name)| format!("line {line}: {name}")).collect();
-    assert!(missing.is_empty(), "docs/TESTING.md names what is not there: {missing:#?}");
+    assert!(
+        missing.is_empty(),
+        "docs/TESTING.md has names of missing tests or commands: {missing:#?}"
+    );
 }
 
 #[test]
-fn names_in_a_document_are_found_and_looked_for() {
+fn names_in_a_document_are_found_and_checked() {
     let text = "`make soak`, `a_word`\n\n| promise | tests |\n|---|---|\n| `a_word` | `a_test`, `make no` |\n\n\
                 | what | is tried |\n|---|---|\n| `make fuzz TARGETS=\"tls no\"` | `a_word` |";
     let fuzz = "make fuzz TARGETS=\"tls no\"";
     let named = named(text);
     assert_eq!(named, [(1, "make soak"), (5, "a_test"), (5, "make no"), (9, fuzz)]);
     let targets = Targets::read();
-    let found = named.iter().filter(|(_, name)| targets.have(name));
+    let found = named.iter().filter(|(_, name)| targets.exists(name));
     assert_eq!(found.collect::<Vec<_>>(), [&(1, "make soak")]);
-    assert!(targets.have("make fuzz TARGETS=\"tls frame\"") && targets.have("comet-bench books"));
-    assert!(targets.have("names_in_a_document_are_found_and_looked_for"));
-    assert!(!targets.have("named"), "a function that is no test");
+    assert!(
+        targets.exists("make fuzz TARGETS=\"tls frame\"") && targets.exists("comet-bench books")
+    );
+    assert!(targets.exists("names_in_a_document_are_found_and_checked"));
+    assert!(!targets.exists("named"), "a function that is not a test");
 }
 
-/// The heading of columns in which each name in backticks is a test, or a command that tries something.
+/// The heading of table columns in which each name in backticks is a test or a command that runs one.
 const TESTS: &str = "tests";
 
-/// What a document names, and in which line: commands anywhere, tests in the columns for them.
+/// The names in a document and their lines: commands anywhere, and tests in the columns with the heading.
 fn named(text: &str) -> Vec<(usize, &str)> {
     let mut named = Vec::new();
     let mut column = None;
@@ -103,7 +108,7 @@ fn named(text: &str) -> Vec<(usize, &str)> {
     named
 }
 
-/// What can be run.
+/// The tests and commands that exist.
 struct Targets {
     tests: BTreeSet<String>,
     makefile: String,
@@ -128,8 +133,8 @@ impl Targets {
         Self { tests, makefile: fs::read_to_string(workspace().join("Makefile")).unwrap() }
     }
 
-    /// A test by its name, `make TARGET`, `make fuzz TARGETS="…"` or `comet-bench COMMAND`.
-    fn have(&self, name: &str) -> bool {
+    /// Looks up a test by its name, `make TARGET`, `make fuzz TARGETS="…"` or `comet-bench COMMAND`.
+    fn exists(&self, name: &str) -> bool {
         let is_file = |folder: &str, name: &str| {
             workspace().join(folder).join(name).with_extension("rs").is_file()
         };
@@ -147,7 +152,7 @@ impl Targets {
     }
 }
 
-/// By module of the crate whose sources are in `src`: the modules that it imports.
+/// The imports of each module of the crate whose sources are in `src`.
 fn imports(src: &Path) -> BTreeMap<Module, BTreeSet<Module>> {
     let mut files = Vec::new();
     list(src, &mut files);
@@ -205,7 +210,7 @@ fn paths(tree: &str) -> Vec<String> {
     branches.flat_map(|branch| paths(&format!("{prefix}{}", branch.trim()))).collect()
 }
 
-/// The module that holds what `path` names, seen from `own`; none for other crates and the root.
+/// The module that contains the item `path`, seen from `own`. `None` for other crates and the root.
 fn resolve(path: &str, own: &Module, modules: &BTreeSet<Module>) -> Option<Module> {
     let path = path.split(" as ").next().unwrap();
     let mut names = path.split("::").map(str::trim).peekable();
@@ -226,9 +231,9 @@ fn resolve(path: &str, own: &Module, modules: &BTreeSet<Module>) -> Option<Modul
     (!found.is_empty()).then_some(found)
 }
 
-/// What is left after modules that import none of the rest, and that none of the rest imports, are taken
-/// away: the modules in circles, and between them.
-fn files_in_circles(mut imports: BTreeMap<Module, BTreeSet<Module>>) -> Vec<Module> {
+/// The modules in cycles and between them: the rest after repeated removal of modules that import none of the rest or are
+/// imported by none of the rest.
+fn files_in_cycles(mut imports: BTreeMap<Module, BTreeSet<Module>>) -> Vec<Module> {
     loop {
         let imported: BTreeSet<Module> = imports.values().flatten().cloned().collect();
         let before = imports.len();

@@ -1,4 +1,4 @@
-//! A server of two cores on free ports, and what tests ask of it: connections, pushes, metrics.
+//! A server of two cores on free ports, and helpers for its connections, pushes and metrics.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -14,13 +14,13 @@ use comet_client::{Client, Options, Transport};
 use comet_config::{Config, Source};
 use comet_control::Address;
 
-/// Longest wait for something that has to happen, before the test fails.
+/// The longest wait for an event before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What most tests are run over.
+/// Most tests run over both transports.
 pub(crate) const BOTH: [Transport; 2] = [Transport::Tcp, Transport::WebSocket];
 
-/// Every listener on loopback, at a port the kernel picks.
+/// Every listener on loopback, at a port that the kernel chooses.
 pub(crate) const FREE_PORTS: [&str; 6] = [
     r#"tcp.bind=["127.0.0.1:0"]"#,
     r#"websocket.bind=["127.0.0.1:0"]"#,
@@ -30,10 +30,10 @@ pub(crate) const FREE_PORTS: [&str; 6] = [
     r#"monitor.pprof=["127.0.0.1:0"]"#,
 ];
 
-/// Rings count as locked memory, of which a user often has 8 MiB, and the kernel gives that of a server
-/// back only a while after its end.
+/// Rings count as locked memory, whose limit is often 8 MiB a user. The kernel releases the memory of a server some time
+/// after its end.
 pub(crate) const SMALL_RING: &str = "limits.ring_entries=256";
-/// On a loaded machine logic may take longer than a server waits for it otherwise.
+/// On a loaded machine logic may take longer than the default timeout.
 pub(crate) const PATIENT: &str = "logic.timeout=\"20s\"";
 
 /// The first two CPUs the tests may run on, as a list for `--cores`.
@@ -43,7 +43,7 @@ pub(crate) fn two_cores() -> String {
     format!("{},{}", cpus[0], cpus[1])
 }
 
-/// Two cores, free ports, small rings, and `sets` over the defaults.
+/// A configuration with two cores, free ports, small rings and `sets`.
 pub(crate) fn config(sets: &[&str]) -> Config {
     let sets: Vec<_> = FREE_PORTS
         .iter()
@@ -56,14 +56,14 @@ pub(crate) fn config(sets: &[&str]) -> Config {
         .unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
-/// Servers that run at once, of this process and as processes of their own: all share two CPUs. No test
-/// that holds one waits for another.
+/// The number of servers that run at once, in this process or as processes of their own, since all share two CPUs. A test that
+/// holds a permit does not wait for another one.
 const SERVERS_MAX: usize = 3;
 
 static SERVERS: Mutex<usize> = Mutex::new(0);
 static SERVER_ENDED: Condvar = Condvar::new();
 
-/// Leave to run a server.
+/// The permit to run a server.
 pub(crate) struct Permit(());
 
 impl Permit {
@@ -83,27 +83,26 @@ impl Drop for Permit {
     }
 }
 
-/// Calls `done` again and again until it says yes; each call asks the server something, so this is no
-/// busier than its answers.
+/// Calls `done` until it returns true. Each call sends the server a request, so the wait for the reply paces the loop.
 #[track_caller]
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "still waiting for {what}");
-        // Tests share few cores.
+        // Other tests need the CPUs, too.
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Runs a scene that has to be over before a deadline of the server is, until the machine was in time for it. `false` from it: the
-/// machine was late, and nothing is known.
+/// Runs a scene up to five times, until it is over before a deadline of the server. It returns false if the machine was too
+/// slow, so that the result means nothing.
 #[track_caller]
 pub(crate) fn until_in_time(mut scene: impl FnMut() -> bool) {
     let was_in_time = (0..5).any(|_| scene());
-    assert!(was_in_time, "a deadline was over each time, or its server is late by itself");
+    assert!(was_in_time, "the scene was too slow for its deadline each time");
 }
 
-/// Waits until `counter` has grown so far.
+/// Waits until `counter` has grown by `more`.
 #[track_caller]
 pub(crate) fn until_more(what: &str, counter: &AtomicU64, more: u64) {
     let (begin, before) = (Instant::now(), counter.load(SeqCst));
@@ -117,7 +116,7 @@ pub(crate) fn until_more(what: &str, counter: &AtomicU64, more: u64) {
     }
 }
 
-/// Sets the flag when it is dropped, so that the threads of a test that fails end as well.
+/// Sets the flag on drop, so that threads end even if the test fails.
 pub(crate) struct SetOnDrop(pub(crate) Arc<AtomicBool>);
 
 impl Drop for SetOnDrop {
@@ -126,13 +125,13 @@ impl Drop for SetOnDrop {
     }
 }
 
-/// Where an API listens that has no Unix socket.
+/// The socket address of an API that has no Unix socket.
 #[track_caller]
 pub(crate) fn ip(address: &Address) -> SocketAddr {
     address.socket().unwrap_or_else(|| panic!("{address} is no IP address"))
 }
 
-/// Whom to push to.
+/// The target of a push.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum To<'a> {
     Keys(&'a [&'a str]),
@@ -141,12 +140,12 @@ pub(crate) enum To<'a> {
     All,
 }
 
-/// A ledger in which `queued` connections got the push and nobody else was meant.
+/// The ledger of a push that matched `queued` connections, all of which took it.
 pub(crate) fn queued(queued: u64) -> Ledger {
     Ledger { matched: queued, queued, ..Ledger::default() }
 }
 
-/// A ledger that also has `dropped` connections under `reason`.
+/// The same ledger with `dropped` more connections, dropped for `reason`.
 pub(crate) fn dropped(ledger: Ledger, reason: &str, dropped: u64) -> Ledger {
     let mut ledger = Ledger { matched: ledger.matched + dropped, ..ledger };
     ledger.dropped.insert(reason.to_owned(), dropped);
@@ -157,7 +156,7 @@ pub(crate) fn push(caller: &PushClient, to: To<'_>, operation: i32, body: &[u8])
     try_push(caller, to, operation, body).unwrap_or_else(|error| panic!("{to:?}: {error}"))
 }
 
-/// Pushes until one reaches so many connections: a host may not be subscribed yet, and a busy one may be late.
+/// Pushes until one reaches `clients` connections: a host may not be subscribed yet, and a busy one may be late.
 #[track_caller]
 pub(crate) fn until_reaches(clients: u64, caller: &PushClient, to: To<'_>, body: &[u8]) {
     until(&format!("a push to {to:?} to reach {clients}"), || {
@@ -185,7 +184,7 @@ pub(crate) fn try_push(
 /// Status and body of a GET.
 pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let (status, body) = http(address, "GET", path, "");
-    (status, String::from_utf8(body).expect("a page is text"))
+    (status, String::from_utf8(body).expect("a page is UTF-8"))
 }
 
 /// Status and body of a request.
@@ -198,7 +197,7 @@ pub(crate) fn http(
     http_with(address, method, path, "", body)
 }
 
-/// The same with `headers`, each with the end of its line.
+/// The same with additional headers, each with its line end.
 pub(crate) fn http_with(
     address: SocketAddr,
     method: &str,
@@ -223,13 +222,13 @@ pub(crate) fn http_with(
     (status.expect("a status line"), body)
 }
 
-/// Every sample of `/metrics`, summed over the cores at one moment of each.
+/// Every sample of `/metrics`, summed over the cores. Each core is read at a moment of its own.
 pub(crate) struct Metrics(HashMap<String, u64>);
 
 impl Metrics {
     pub(crate) fn read(stat: SocketAddr) -> Self {
         let mut page = String::new();
-        // On a loaded machine a core may take longer than a page waits for it, and its samples are left out.
+        // A page leaves out the samples of a core that answers late, which happens on a loaded machine.
         until("the cores to answer", || {
             let (status, text) = get(stat, "/metrics");
             page = text;
@@ -239,7 +238,7 @@ impl Metrics {
         });
         let samples = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (name, value) = line.rsplit_once(' ').expect("a sample has a value");
-            // Times are not whole, and nobody asks for them here.
+            // Samples that are not integers are times, which no test reads.
             Some((name.to_owned(), value.parse().ok()?))
         });
         Self(samples.collect())
@@ -250,7 +249,7 @@ impl Metrics {
         *self.0.get(sample).unwrap_or_else(|| panic!("no {sample} in /metrics"))
     }
 
-    /// Samples of counters and histograms of comet that are less in `later`, or missing there.
+    /// The counters and histograms of comet that are smaller or missing in `later`.
     pub(crate) fn fallen(&self, later: &Self) -> Vec<String> {
         let is_counter = |sample: &str| {
             let name = sample.split('{').next().unwrap_or_default();
@@ -272,7 +271,7 @@ impl Metrics {
         self.value(&format!("comet_dropped_total{{reason=\"{reason}\"}}"))
     }
 
-    /// Everything of the family `name`, by its label's value; zeros left out.
+    /// The samples of the family `name`, by the value of their label, without zeros.
     pub(crate) fn by_label(&self, name: &str) -> Vec<(String, u64)> {
         let of_family = self.0.iter().filter_map(|(sample, value)| {
             let label = sample.strip_prefix(name)?.strip_prefix('{')?.split('"').nth(1)?;
@@ -283,7 +282,7 @@ impl Metrics {
         family
     }
 
-    /// What holds at any moment, whatever happened: nothing is lost without being counted.
+    /// Checks the sums that hold at any moment: nothing is lost without being counted.
     pub(crate) fn assert_balanced(&self) {
         let dropped: u64 = self.by_label("comet_dropped_total").iter().map(|(_, n)| n).sum();
         let [matched, queued, sent, lost, superseded, unsent] =
@@ -292,11 +291,11 @@ impl Metrics {
         let waiting = self.value("comet_waiting");
         assert_eq!(matched, queued + dropped, "matched = queued + dropped");
         let ended = sent + lost + superseded + unsent;
-        assert_eq!(queued, ended + waiting, "what was queued is somewhere");
+        assert_eq!(queued, ended + waiting, "queued = sent + lost + superseded + unsent + waiting");
     }
 }
 
-/// A running server. Dropped, it drains, and its counters must balance.
+/// A running server. On drop it drains, and its counters are checked.
 pub(crate) struct Server {
     app: Option<App>,
     caller: Option<PushClient>,
@@ -308,7 +307,7 @@ impl Server {
         Self::start_with(Some(Permit::wait()), sets)
     }
 
-    /// Another server of a test that has one. It counts as a part of that.
+    /// Another server in a test that has one already. It needs no permit.
     pub(crate) fn start_another(sets: &[&str]) -> Self {
         Self::start_with(None, sets)
     }
@@ -319,7 +318,7 @@ impl Server {
         Self { app: Some(app), caller: Some(caller), _permit: permit }
     }
 
-    /// One whose push API asks for `token`.
+    /// A server whose push API requires `token`.
     pub(crate) fn start_locked(sets: &[&str], token: &str) -> Self {
         let permit = Permit::wait();
         let app = App::start(&config(sets)).unwrap_or_else(|error| panic!("{error}"));
@@ -329,14 +328,14 @@ impl Server {
     }
 
     pub(crate) fn app(&self) -> &App {
-        self.app.as_ref().expect("until it is drained")
+        self.app.as_ref().expect("the server is not drained")
     }
 
     pub(crate) fn reload(&mut self, newer: &Config) -> Result<Reloaded, String> {
-        self.app.as_mut().expect("until it is drained").reload(newer)
+        self.app.as_mut().expect("the server is not drained").reload(newer)
     }
 
-    /// Where clients of `transport` connect to.
+    /// The address for clients of `transport`.
     pub(crate) fn address(&self, transport: Transport) -> SocketAddr {
         match transport {
             Transport::Tcp => self.app().tcp_addrs()[0],
@@ -376,7 +375,7 @@ impl Server {
 
     /// A connection to the push API.
     pub(crate) fn caller(&self) -> &PushClient {
-        self.caller.as_ref().expect("until it is drained")
+        self.caller.as_ref().expect("the server is not drained")
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
@@ -403,14 +402,14 @@ impl Server {
         until(&format!("{sample} to be more than 0"), || self.metric(sample) > 0);
     }
 
-    /// Connections open, by core.
+    /// The number of open connections of each core.
     pub(crate) fn connections(&self) -> [u64; 2] {
         let metrics = self.metrics();
         [0, 1].map(|core| metrics.value(&format!("comet_core_connections{{core=\"{core}\"}}")))
     }
 
-    /// A connection of `transport` that the kernel steered to `core`; nothing is said on it yet.
-    /// Nobody else may connect meanwhile.
+    /// A connection of `transport` that the kernel assigned to `core`. Nothing is sent on it yet.
+    /// No other client may connect meanwhile.
     pub(crate) fn connect_on(&self, core: usize, transport: Transport) -> TcpStream {
         let before = self.connections();
         let total: u64 = before.iter().sum();
@@ -425,7 +424,7 @@ impl Server {
         }
     }
 
-    /// Drains the server. Every core has to be done with it in time.
+    /// Drains the server. Every core must finish in time.
     pub(crate) fn drain(mut self) {
         self.finish();
     }
@@ -433,7 +432,7 @@ impl Server {
     fn finish(&mut self) {
         let Some(app) = self.app.take() else { return };
         Metrics::read(ip(&app.stat_addrs()[0])).assert_balanced();
-        // A caller that nobody drives does not close its end, and the server waits a second for that.
+        // A caller whose runtime is idle does not close its connection, and the server would wait a second for that.
         self.caller = None;
         let ended = app.drain();
         assert_eq!(ended.drained, ended.cores, "cores drained in time");
@@ -442,14 +441,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // After a failure there is nothing to check, and a second panic would hide the first.
+        // After a failure there is nothing to check, and a second panic would hide the first one.
         if !thread::panicking() {
             self.finish();
         }
     }
 }
 
-/// What the client gets up to and with a message whose body is `last`, as bodies.
+/// The bodies of the next messages, up to and with the one equal to `last`.
 #[track_caller]
 pub(crate) fn received_until(client: &mut Client, last: &[u8]) -> Vec<Vec<u8>> {
     let mut bodies = Vec::new();
@@ -466,7 +465,7 @@ pub(crate) fn received_until(client: &mut Client, last: &[u8]) -> Vec<Vec<u8>> {
 pub(crate) fn received(client: &mut Client) -> Vec<u8> {
     match client.receive_timeout(PATIENCE) {
         Ok(Some(message)) => message.body,
-        Ok(None) => panic!("no message came"),
+        Ok(None) => panic!("no message arrived"),
         Err(error) => panic!("{error}"),
     }
 }

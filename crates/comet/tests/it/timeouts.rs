@@ -1,4 +1,4 @@
-//! Deadlines: a handshake that never comes, heartbeats that stop.
+//! Deadlines: incomplete handshakes and missing heartbeats.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use comet_client::{Transport, op};
 use crate::peer::{CloseNotice, Peer, UPGRADE, frame, masked, message};
 use crate::support::{BOTH, PATIENCE, Server, To, queued, received};
 
-/// The server's clock counts whole milliseconds, and reads them once a turn.
+/// The server's clock counts whole milliseconds and is read once a turn.
 const CLOCK_STEP: Duration = Duration::from_millis(10);
 
 const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -24,11 +24,11 @@ fn close_notice(transport: Transport, reason: &str) -> CloseNotice {
 }
 
 #[test]
-fn who_is_silent_past_the_handshake_timeout_is_told_and_closed() {
+fn an_incomplete_handshake_is_closed_after_its_timeout() {
     let server = Server::start(&[&handshake_timeout()]);
     let mut healthy = server.client(Transport::Tcp, "7");
     let auth = frame(op::AUTH, 1, b"42");
-    // What is said before the silence, and whether there is a way to say notice.
+    // The bytes of the client, and whether the server can send a close notice.
     let upgraded = |rest: &[u8]| [UPGRADE.as_bytes(), rest].concat();
     let cases: &[(Transport, Vec<u8>, bool)] = &[
         (Transport::Tcp, Vec::new(), true),
@@ -43,14 +43,14 @@ fn who_is_silent_past_the_handshake_timeout_is_told_and_closed() {
     let begin = Instant::now();
     let peers: Vec<_> = cases
         .iter()
-        .map(|(transport, bytes, is_told)| {
+        .map(|(transport, bytes, has_notice)| {
             let mut peer = Peer::connect(server.address(*transport), *transport);
             peer.write(bytes);
-            (peer, *transport, bytes, *is_told)
+            (peer, *transport, bytes, *has_notice)
         })
         .collect();
-    for (mut peer, transport, bytes, is_told) in peers {
-        if is_told {
+    for (mut peer, transport, bytes, has_notice) in peers {
+        if has_notice {
             if transport == Transport::WebSocket {
                 peer.expect_upgraded();
             }
@@ -69,14 +69,14 @@ fn who_is_silent_past_the_handshake_timeout_is_told_and_closed() {
     assert_eq!(received(&mut healthy), b"still there");
 }
 
-/// Nothing came in time. A read with a timeout is not restarted when the kernel interrupts its thread,
-/// as it does to clean up after the ring that probed the machine.
+/// Nothing arrived in time. A read with a timeout is not restarted when the kernel interrupts its thread, which it does to
+/// clean up the ring by which the machine was probed.
 fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 #[test]
-fn dripping_bytes_do_not_prolong_the_handshake() {
+fn single_bytes_do_not_extend_the_handshake_timeout() {
     let server = Server::start(&[&handshake_timeout()]);
     for transport in BOTH {
         let begin = Instant::now();
@@ -86,29 +86,29 @@ fn dripping_bytes_do_not_prolong_the_handshake() {
             Transport::WebSocket => UPGRADE.replace("comet", &"x".repeat(4000)).into_bytes(),
         };
         peer.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let mut heard: Vec<u8> = Vec::new();
-        // Reading waits a little, so the bytes drip.
+        let mut got: Vec<u8> = Vec::new();
+        // Each read waits a little, so the bytes are sent slowly.
         for byte in bytes {
             let _ = peer.stream.write(&[byte]);
             let mut answer = [0; 100];
             match peer.stream.read(&mut answer) {
                 Ok(0) => break,
-                Ok(len) => heard.extend(&answer[..len]),
+                Ok(len) => got.extend(&answer[..len]),
                 Err(error) if is_silence(&error) => {}
-                // It went on after the end.
+                // The client wrote after the server had closed.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
                 Err(error) => panic!("{error}"),
             }
-            assert!(begin.elapsed() < PATIENCE, "it is still served");
+            assert!(begin.elapsed() < PATIENCE, "the connection is still open");
         }
         assert!(begin.elapsed() >= HANDSHAKE - CLOCK_STEP);
-        assert_eq!(heard, b"");
+        assert_eq!(got, b"");
     }
     assert_eq!(server.metrics().closed("handshake_timeout"), 2);
 }
 
 #[test]
-fn who_stops_beating_is_closed_and_who_goes_on_is_not() {
+fn a_client_without_heartbeats_is_closed() {
     let server = Server::start(&[&format!("protocol.heartbeat=\"{}s\"", HEARTBEAT.as_secs())]);
     let mut beating = Peer::live(&server, Transport::Tcp, "1");
     let begin = Instant::now();
@@ -116,7 +116,7 @@ fn who_stops_beating_is_closed_and_who_goes_on_is_not() {
         .into_iter()
         .map(|transport| (Peer::live(&server, transport, "2"), transport))
         .collect();
-    // Anything but a heartbeat is no sign of life to goim, and none here.
+    // As in goim, other messages do not extend the heartbeat timeout.
     for (peer, _) in &mut silent {
         assert_eq!(peer.ask(op::SEND, 3, b"I talk"), message(op::SEND, 3, b""));
     }
@@ -128,7 +128,7 @@ fn who_stops_beating_is_closed_and_who_goes_on_is_not() {
             Ok(_) => break,
             Err(error) => assert!(is_silence(&error), "{error}"),
         }
-        assert!(begin.elapsed() < PATIENCE, "it is still there");
+        assert!(begin.elapsed() < PATIENCE, "the connection is still open");
     }
     assert!(begin.elapsed() >= HEARTBEAT - CLOCK_STEP, "after {:?}", begin.elapsed());
     for (mut peer, transport) in silent {

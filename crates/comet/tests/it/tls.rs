@@ -1,4 +1,4 @@
-//! TLS listeners: rustls's own client against the running server, over both transports.
+//! TLS listeners of the running server, with clients of rustls over both transports.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -29,14 +29,14 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
 pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Certificates in a folder of their own, gone with the value.
+/// Certificates in a folder, which is removed with the value.
 pub(crate) struct Certificates {
     folder: PathBuf,
     names: Vec<&'static str>,
 }
 
 impl Certificates {
-    /// One for each name.
+    /// Creates a certificate for each name.
     pub(crate) fn new(names: &[&'static str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl Certificates {
         certificates
     }
 
-    /// Makes a new certificate for `name`.
+    /// Creates a new certificate for `name`.
     pub(crate) fn renew(&self, name: &str) {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed([name.to_owned()]).unwrap();
@@ -57,7 +57,7 @@ impl Certificates {
         fs::write(self.file(name, "key"), signing_key.serialize_pem()).unwrap();
     }
 
-    /// Makes one for `name` that is valid until `end`.
+    /// Creates a certificate for `name` that is valid until `end`.
     pub(crate) fn renew_until(&self, name: &str, end: SystemTime) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_after = end.into();
@@ -70,7 +70,7 @@ impl Certificates {
         self.folder.join(format!("{}.{kind}", name.replace('*', "any")))
     }
 
-    /// The files of the certificate for `name`, and of its key.
+    /// The files of the certificate for `name` and of its key.
     pub(crate) fn files(&self, name: &str) -> [String; 2] {
         ["pem", "key"].map(|kind| self.file(name, kind).to_str().unwrap().to_owned())
     }
@@ -100,7 +100,7 @@ impl Certificates {
         CertificateDer::from_pem_file(self.file(name, "pem")).unwrap()
     }
 
-    /// A client that trusts these certificates as they are now, and nothing else.
+    /// A client that trusts the current certificates only.
     pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         for name in &self.names {
@@ -137,7 +137,7 @@ pub(crate) fn plain(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A handshake on `stream` that was begun by asking for `name`, to its end.
+/// A complete handshake on `stream` with the server name `name`.
 pub(crate) fn handshake(
     mut stream: TcpStream,
     config: &Arc<ClientConfig>,
@@ -188,7 +188,7 @@ pub(crate) fn live(
     peer
 }
 
-/// A connection on which frames can be sent.
+/// A connection that is ready for frames.
 fn open(server: &Server, transport: Transport, config: &Arc<ClientConfig>) -> Peer<Stream> {
     let mut peer = connect(server, transport, config, "a.example").unwrap();
     peer.upgrade();
@@ -223,7 +223,7 @@ fn both_transports_work_in_both_versions() {
 }
 
 #[test]
-fn large_frames_pass_in_many_parts() {
+fn large_frames_pass_in_many_records() {
     let certificates = Certificates::new(&["a.example"]);
     let sets = ["tcp.sndbuf=16384", "tcp.rcvbuf=16384", "protocol.body_max=\"1MiB\""];
     let server = certificates.server(&sets);
@@ -232,14 +232,14 @@ fn large_frames_pass_in_many_parts() {
         let client = Arc::new(certificates.client(&[version]));
         for transport in BOTH {
             let mut peer = live(&server, transport, &client, "7");
-            // Both at once: neither side may wait for the other to read.
+            // Both directions at once: neither side may wait for the other one to read.
             assert_eq!(server.push(To::User(7), 1000, &body), queued(1));
             peer.send(4, 9, &body);
             let mut got = [peer.recv(), peer.recv()];
             got.sort_by_key(|message| message.operation);
             assert_eq!(got[0], message(4, 9, b""));
-            assert!(got[1] == message(1000, 0, &body), "every byte in its place");
-            // Pieces of records of pieces of frames.
+            assert!(got[1] == message(1000, 0, &body), "the body differs");
+            // Each record has a part of a frame, and each write has a part of the bytes.
             let bytes = peer.wrap(&frame(4, 10, &body[..5000]));
             for piece in bytes.chunks(700) {
                 peer.write(piece);
@@ -251,7 +251,7 @@ fn large_frames_pass_in_many_parts() {
 }
 
 #[test]
-fn the_name_asked_for_chooses_the_certificate() {
+fn the_server_name_selects_the_certificate() {
     let certificates = Certificates::new(&["a.example", "*.b.example", "c.example"]);
     let server = certificates.server(&[]);
     let client = Arc::new(certificates.client(&[&TLS13, &TLS12]));
@@ -270,7 +270,7 @@ fn the_name_asked_for_chooses_the_certificate() {
         assert_eq!(shown(&client, name), Ok(certificates.read(of)), "{name}");
     }
     assert_eq!(shown(&Arc::new(nameless), "a.example"), Ok(certificates.read("a.example")));
-    // Nobody has it, so it is the first one, which is not what the client wants.
+    // No certificate has this name. The server sends the first one, which the client refuses.
     let refused = shown(&client, "b.example");
     assert!(matches!(refused, Err(Error::InvalidCertificate(_))), "{refused:?}");
     server.until("comet_connections", 0);
@@ -301,7 +301,7 @@ fn sessions_resume_on_any_core() {
 }
 
 #[test]
-fn websocket_agrees_to_http_1_1_alone() {
+fn websocket_negotiates_only_http_1_1() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[]);
     let agreed = |transport, offered: &[&str]| {
@@ -320,7 +320,7 @@ fn websocket_agrees_to_http_1_1_alone() {
 }
 
 #[test]
-fn the_least_version_is_kept() {
+fn clients_below_the_minimum_version_are_refused() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[r#"tls.min_version="1.3""#]);
     let old = Arc::new(certificates.client(&[&TLS12]));
@@ -331,7 +331,7 @@ fn the_least_version_is_kept() {
 }
 
 #[test]
-fn a_crowd_gets_in() {
+fn many_simultaneous_handshakes_succeed() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[r#"protocol.handshake_timeout="1m""#]);
     let config = Arc::new(certificates.client(&[&TLS13]));
@@ -343,19 +343,19 @@ fn a_crowd_gets_in() {
         client.write_tls(&mut socket).unwrap();
         Peer { stream: StreamOwned::new(client, socket), transport }
     };
-    let mut crowd: Vec<_> = (0..150).map(begun).collect();
-    for peer in &mut crowd {
+    let mut peers: Vec<_> = (0..150).map(begun).collect();
+    for peer in &mut peers {
         peer.upgrade();
         peer.authenticate("7");
     }
     assert_eq!(server.push(To::Room("1"), 1000, b"welcome"), queued(150));
-    for peer in &mut crowd {
+    for peer in &mut peers {
         assert_eq!(peer.recv().body, b"welcome");
     }
 }
 
 #[test]
-fn what_is_not_tls_is_counted() {
+fn invalid_tls_data_is_counted() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[]);
     let mut failed = 0;
@@ -369,7 +369,7 @@ fn what_is_not_tls_is_counted() {
             let mut stream = plain(address(&server, transport));
             stream.write_all(&bytes).unwrap();
             let mut answer = Vec::new();
-            // Bytes the server had not read cut the answer short.
+            // Unread bytes at the server make the kernel reset the connection, which may cut the alert off.
             if stream.read_to_end(&mut answer).is_ok() {
                 assert_eq!(answer.first(), Some(&21), "an alert: {answer:?}");
             }
@@ -377,7 +377,7 @@ fn what_is_not_tls_is_counted() {
             server.until(r#"comet_closed_total{reason="tls_failed"}"#, failed);
         }
     }
-    // A garbled record on a connection that is live.
+    // An invalid record on a live connection.
     let client = Arc::new(certificates.client(&[&TLS13]));
     let mut peer = live(&server, Transport::Tcp, &client, "7");
     peer.stream.sock.write_all(b"\x17\x03\x03\0\x20garbled garbled garbled garbled.").unwrap();
@@ -389,7 +389,7 @@ fn what_is_not_tls_is_counted() {
 }
 
 #[test]
-fn a_handshake_has_its_deadline() {
+fn an_incomplete_tls_handshake_times_out() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[r#"protocol.handshake_timeout="300ms""#]);
     for (count, transport) in (1..).zip(BOTH) {
@@ -397,14 +397,14 @@ fn a_handshake_has_its_deadline() {
         stream.write_all(b"\x16\x03\x01").unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
-        assert_eq!(answer, b"", "nothing is said in plain");
+        assert_eq!(answer, b"", "nothing is sent without encryption");
         server.until(r#"comet_closed_total{reason="handshake_timeout"}"#, count);
     }
     server.until("comet_connections", 0);
 }
 
 #[test]
-fn a_handshake_may_be_abandoned() {
+fn an_abandoned_tls_handshake_counts_as_peer_closed() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[r#"protocol.handshake_timeout="1m""#]);
     for (count, transport) in (1..).zip(BOTH) {
@@ -417,7 +417,7 @@ fn a_handshake_may_be_abandoned() {
 }
 
 #[test]
-fn an_end_without_close_notify_is_an_end() {
+fn an_end_without_close_notify_counts_as_peer_closed() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[]);
     let client = Arc::new(certificates.client(&[&TLS13]));
@@ -441,7 +441,7 @@ fn a_drain_sends_a_close_notice_and_close_notify() {
             for peer in &mut peers {
                 assert_eq!(peer.recv(), message(1000, 0, b"the last one"));
                 let transport = peer.transport;
-                // Its end of the stream is Ok only behind a close_notify.
+                // Reading to the end succeeds only if a close_notify came.
                 let CloseNotice { reason, close } = peer.close_notice();
                 assert_eq!(reason, "draining");
                 let code = close.map(|(code, _)| code);
@@ -454,7 +454,7 @@ fn a_drain_sends_a_close_notice_and_close_notify() {
 }
 
 #[test]
-fn renewed_certificates_are_shown_to_new_clients() {
+fn new_clients_get_renewed_certificates() {
     let certificates = Certificates::new(&["a.example"]);
     let own = certificates.sets();
     let sets: Vec<&str> = own.iter().map(String::as_str).collect();
@@ -471,7 +471,7 @@ fn renewed_certificates_are_shown_to_new_clients() {
     let refused = connect(&server, Transport::Tcp, &old, "a.example").map(drop);
     assert!(matches!(refused, Err(Error::InvalidCertificate(_))), "{refused:?}");
 
-    // A key that does not fit changes nothing.
+    // An invalid key changes nothing.
     let key = certificates.file("a.example", "key");
     fs::write(&key, "no key").unwrap();
     let error = server.reload(&config(&sets)).unwrap_err();
@@ -486,7 +486,7 @@ fn renewed_certificates_are_shown_to_new_clients() {
 }
 
 #[test]
-fn a_file_that_does_not_work_stops_the_start() {
+fn an_invalid_key_file_stops_the_start() {
     let certificates = Certificates::new(&["a.example"]);
     let key = certificates.file("a.example", "key");
     fs::write(&key, "no key").unwrap();

@@ -19,21 +19,21 @@ use crate::scratch;
 use crate::support::{BOTH, PATIENCE, Server, To, queued, until};
 use crate::tls::{Certificates, address, live};
 
-/// How long a program of another language may take to start on a busy machine.
+/// The time that a program in another language may take to start on a busy machine.
 const START_PATIENCE: Duration = PATIENCE.saturating_mul(4);
 
-/// A program that speaks TLS and passes on what is inside by its standard input and output.
+/// A TLS client as a process, which connects its standard input and output to the connection.
 pub(crate) struct Program {
     _running: Running,
     input: ChildStdin,
     output: Receiver<Vec<u8>>,
-    /// Bytes of the output that nobody has read.
+    /// Output that is not read yet.
     rest: Vec<u8>,
     pub(crate) log: Receiver<String>,
 }
 
 impl Program {
-    /// `None`: there is no such program here.
+    /// `None`: the program is not installed.
     fn start(command: &mut Command) -> Option<Self> {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
@@ -56,7 +56,7 @@ impl Program {
         Some(Self { _running: Running(child), input, output, rest: Vec::new(), log })
     }
 
-    /// A client of OpenSSL that logs its messages. A line that begins with a letter is a command to it.
+    /// A client of OpenSSL that logs its messages. A line that begins with a letter is a command for it.
     pub(crate) fn openssl(
         address: SocketAddr,
         certificates: &Certificates,
@@ -105,20 +105,20 @@ fn certificates() -> Certificates {
     Certificates::new(&["a.example"])
 }
 
-/// Both sides say something, in one record and in many.
+/// Both sides send, in one record and in many.
 #[track_caller]
 fn check_talk<S: Read + Write>(server: &Server, peer: &mut Peer<S>) {
     assert_eq!(peer.online(), 1);
     let body: Vec<u8> = (0..100_000_u32).map(|at| (at * 7 + at / 251) as u8).collect();
     for body in [&b"hello"[..], &body] {
         assert_eq!(server.push(To::User(7), 1000, body), queued(1));
-        assert!(peer.recv() == message(1000, 0, body), "every byte in its place");
+        assert!(peer.recv() == message(1000, 0, body), "the body differs");
         peer.send(4, 9, body);
         assert_eq!(peer.recv(), message(4, 9, b""));
     }
 }
 
-/// Programs that others wrote take their time to start, between the connection and the token.
+/// Other programs take some time to start, between the connection and the token.
 const SETS: [&str; 2] = ["protocol.body_max=\"1MiB\"", "protocol.handshake_timeout=\"5m\""];
 
 #[test]
@@ -129,7 +129,7 @@ fn rustls_updates_keys() {
     for transport in BOTH {
         let mut peer = live(&server, transport, &client, "7");
         for _ in 0..5 {
-            // It asks for an update of the server's key, too.
+            // This also requests an update of the server's key.
             peer.stream.conn.refresh_traffic_keys().unwrap();
             check_talk(&server, &mut peer);
         }
@@ -142,21 +142,21 @@ fn rustls_updates_keys() {
 }
 
 #[test]
-fn a_changed_record_ends_the_connection_alone() {
+fn a_forged_record_ends_only_its_own_connection() {
     let certificates = certificates();
     let server = certificates.server(&SETS);
     let client = Arc::new(certificates.client(&[&TLS13]));
     let mut bystander = live(&server, Transport::Tcp, &client, "7");
     let mut peer = live(&server, Transport::Tcp, &client, "8");
-    // A record that no key has sealed.
+    // A record that was not encrypted with the key of the connection.
     let forged = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
     peer.stream.sock.write_all(&forged).unwrap();
     let error = peer.stream.read_to_end(&mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("BadRecordMac"), "{error}");
     server.until("comet_connections", 1);
     assert_eq!(server.metrics().closed("tls_failed"), 1);
-    // The other core hears of it a little later.
-    until("the bystander to be alone", || bystander.online() == 1);
+    // The other core learns of the end a little later.
+    until("the bystander to be the only member", || bystander.online() == 1);
     check_talk(&server, &mut bystander);
 }
 
@@ -173,17 +173,17 @@ fn openssl_updates_keys_of_both_sides() {
     peer.authenticate("7");
     check_talk(&server, &mut peer);
     for _ in 0..3 {
-        // `k`: it updates its own key.
+        // `k`: the client updates its own key.
         peer.write(b"k\n");
         line_with(&peer.stream.log, ">>> TLS 1.3, Handshake [length 0005], KeyUpdate");
         check_talk(&server, &mut peer);
-        // `K`: it asks the server for an update as well, which answers without waiting for data.
+        // `K`: the client also requests an update of the server's key. The server answers without waiting for data.
         peer.write(b"K\n");
         line_with(&peer.stream.log, ">>> TLS 1.3, Handshake [length 0005], KeyUpdate");
         line_with(&peer.stream.log, "<<< TLS 1.3, Handshake [length 0005], KeyUpdate");
         check_talk(&server, &mut peer);
     }
-    // `Q`: it closes.
+    // `Q`: the client closes the connection.
     peer.write(b"Q\n");
     peer.expect_end();
     server.until("comet_connections", 0);
@@ -192,7 +192,7 @@ fn openssl_updates_keys_of_both_sides() {
 }
 
 #[test]
-fn openssl_talks_in_tls_1_2_and_may_not_negotiate_again() {
+fn openssl_can_use_tls_1_2_but_not_renegotiate() {
     let certificates = certificates();
     let server = certificates.server(&SETS);
     let Some(program) =
@@ -210,7 +210,7 @@ fn openssl_talks_in_tls_1_2_and_may_not_negotiate_again() {
     assert_eq!(server.metrics().closed("tls_failed"), 1);
 }
 
-/// Talks with `program` in the version that it was started with.
+/// Exchanges messages with `program` in its version of TLS.
 #[track_caller]
 fn check_program(server: &Server, program: Program) {
     let mut peer = Peer { stream: program, transport: Transport::Tcp };
@@ -218,15 +218,15 @@ fn check_program(server: &Server, program: Program) {
     for _ in 0..3 {
         check_talk(server, &mut peer);
     }
-    // Its standard input ends, so it closes.
+    // The program closes the connection when its standard input ends.
     let Program { input, output, _running, .. } = peer.stream;
     drop(input);
     server.until("comet_connections", 0);
-    assert!(output.recv_timeout(PATIENCE).is_err(), "nothing more");
+    assert!(output.recv_timeout(PATIENCE).is_err(), "no more output");
     server.metrics().assert_balanced();
 }
 
-/// Runs a compiler. `false`: there is none here.
+/// Runs a compiler. `false`: it is not installed.
 #[track_caller]
 fn builds(compiler: &mut Command) -> bool {
     match compiler.output() {
@@ -246,7 +246,7 @@ fn source(name: &str) -> String {
 }
 
 #[test]
-fn go_talks_in_both_versions() {
+fn go_can_use_both_versions() {
     let certificates = certificates();
     let server = certificates.server(&SETS);
     let address = address(&server, Transport::Tcp).to_string();
@@ -265,12 +265,12 @@ fn go_talks_in_both_versions() {
 }
 
 #[test]
-fn java_talks_in_both_versions_and_updates_its_keys() {
+fn java_can_use_both_versions_and_updates_its_keys() {
     let certificates = certificates();
     let server = certificates.server(&SETS);
     let port = address(&server, Transport::Tcp).port().to_string();
     let [certificate, _] = certificates.files("a.example");
-    // After so many bytes it updates its key and asks for an update of the server's.
+    // After this number of bytes the client updates its key and requests an update of the server's.
     let folder = Folder::new("java");
     let limits = folder.0.join("java.security");
     fs::write(&limits, "jdk.tls.keyLimits=AES/GCM/NoPadding KeyUpdate 2^15\n").unwrap();
@@ -291,7 +291,7 @@ fn java_talks_in_both_versions_and_updates_its_keys() {
     }
 }
 
-/// A folder that is gone with the value.
+/// A folder that is removed with the value.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -304,13 +304,13 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A browser that was killed may still write to it.
+        // A browser that was killed may still write into the folder.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
 #[test]
-fn chromium_talks() {
+fn chromium_can_use_the_server() {
     let certificates = certificates();
     let server = certificates.server(&SETS);
     let port = address(&server, Transport::WebSocket).port().to_string();
@@ -319,7 +319,7 @@ fn chromium_talks() {
     fs::write(&page, include_str!("tls_peers/page.html").replace("PORT", &port)).unwrap();
     let mut chromium = Command::new("chromium");
     chromium.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]);
-    // Containers often have 64 MB of shared memory, which several browsers use up.
+    // Containers often have 64 MB of shared memory, which is too little for several browsers.
     chromium.arg("--disable-dev-shm-usage");
     chromium.args(["--disable-background-networking", "--ignore-certificate-errors"]);
     chromium.args(["--remote-debugging-port=0"]);
@@ -334,6 +334,6 @@ fn chromium_talks() {
     for (room, body) in [("live://1", "live://1 "), ("live://2", &long), ("live://3", "live://3 ")]
     {
         assert_eq!(server.push(To::User(7), 1000, body.as_bytes()), queued(1));
-        until("the page to enter", || server.push(To::Room(room), 5, b"") == queued(1));
+        until("the page to enter the room", || server.push(To::Room(room), 5, b"") == queued(1));
     }
 }

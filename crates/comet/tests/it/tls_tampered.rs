@@ -1,4 +1,4 @@
-//! Records that somebody on the way has changed, cut, swapped, lost or doubled, on the running server.
+//! Records that were changed, cut, swapped, lost or repeated on their way to the running server.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use rustls::version::{TLS12, TLS13};
 use crate::peer::{Peer, frame};
 use crate::tls::{Certificates, Stream, live};
 
-/// What somebody on the way does with two records of a client, and the alert that the client gets.
+/// A change of two records of a client by an attacker, and the alert that the client gets.
 type Tampering = (fn([Vec<u8>; 2]) -> Vec<u8>, AlertDescription);
 
 pub(crate) const CASES: [Tampering; 8] = [
-    // Changed, in its last byte.
+    // Changed in the last byte.
     (|[first, _]| [&first[..first.len() - 1], &[!first[first.len() - 1]]].concat(), BadRecordMac),
-    // Cut, and its header says so.
+    // Cut, with the length of the header corrected.
     (
         |[first, _]| {
             let length = u16::try_from(first.len() - 6).unwrap().to_be_bytes();
@@ -26,18 +26,18 @@ pub(crate) const CASES: [Tampering; 8] = [
         },
         BadRecordMac,
     ),
-    // Cut, and its header does not say so. By four bytes: one of 256 records ends with the byte that the next one begins with.
+    // Cut by four bytes, with the old length in the header. A cut of one byte would have no effect in one of 256 cases.
     (|[first, second]| [&first[..first.len() - 4], &second].concat(), BadRecordMac),
-    // Swapped, lost and doubled.
+    // Swapped, lost and repeated.
     (|[first, second]| [second, first].concat(), BadRecordMac),
     (|[_, second]| second, BadRecordMac),
     (|[first, _]| first.repeat(2), BadRecordMac),
-    // Too long for any version: known from the header.
+    // Longer than any version allows, by its header; and a wrong version in the header.
     (|_| vec![23, 3, 3, 0x48, 1], RecordOverflow),
     (|[first, _]| [&[23, 3, 4][..], &first[3..]].concat(), ProtocolVersion),
 ];
 
-/// Sends two records of `peer` as `tamper` leaves them. The connection ends with that alert.
+/// Sends two records of `peer` after a change by `tamper`. The connection must end with `alert`.
 #[track_caller]
 pub(crate) fn expect_alert(peer: &mut Peer<Stream>, (tamper, alert): Tampering, what: &str) {
     let records = [5, 6].map(|sequence| {
@@ -59,7 +59,7 @@ fn expect_end(peer: &mut Peer<Stream>, alert: AlertDescription, what: &str) {
 }
 
 #[test]
-fn records_that_were_tampered_with_end_the_connection_with_their_alert() {
+fn tampered_records_end_the_connection_with_the_right_alert() {
     let certificates = Certificates::new(&["a.example"]);
     let server = certificates.server(&[]);
     let mut failed = 0;
@@ -72,7 +72,7 @@ fn records_that_were_tampered_with_end_the_connection_with_their_alert() {
             server.until("comet_connections", 0);
             assert_eq!(server.metrics().closed("tls_failed"), failed);
         }
-        // A handshake message that has no place any more is not even opened with TLS 1.3.
+        // A handshake message is unexpected here. In TLS 1.3 it is refused before decryption.
         let mut peer = live(&server, Transport::Tcp, &client, "8");
         peer.stream.sock.write_all(&[&[22, 3, 3, 0, 40][..], &[7; 40]].concat()).unwrap();
         let alert = if *version == TLS12 { BadRecordMac } else { UnexpectedMessage };

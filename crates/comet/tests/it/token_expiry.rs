@@ -1,4 +1,4 @@
-//! Connections end when their tokens expire, on the running server: with embedded logic and with `comet logic`.
+//! Connections end when their tokens expire, with embedded logic and with `comet logic`.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,14 +8,13 @@ use crate::logic_rig::Logic;
 use crate::logic_tokens::{SECRET, SecretFile, token};
 use crate::support::{BOTH, PATIENCE, Server};
 
-/// The check of times allows for clocks that differ by this, seconds.
+/// The tolerance for clocks that differ, in seconds.
 const LEEWAY: i64 = 60;
 
-/// More than what is left of a short token, milliseconds, also where a loaded machine puts deadlines off; far less than an
-/// hour.
+/// In milliseconds. Longer than the rest of a short token, even if a loaded machine delays deadlines; far less than an hour.
 const SHORT: u32 = 60_000;
 
-/// A token that is valid for so many seconds more, or up to one less, and when that is over.
+/// A token that expires after `seconds` or up to one second earlier, and the time of its expiry.
 fn token_of(seconds: u32) -> (String, SystemTime) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs() + u64::from(seconds));
@@ -26,7 +25,7 @@ fn short_token() -> (String, SystemTime) {
     token_of(10)
 }
 
-/// One that is renewed before it expires, also on a loaded machine.
+/// A token that leaves enough time for its renewal on a loaded machine.
 fn first_token() -> (String, SystemTime) {
     token_of(20)
 }
@@ -40,18 +39,18 @@ fn options(server: &Server, transport: Transport, token: String) -> Options {
     options.timeout(PATIENCE)
 }
 
-/// Waits for the end of `client`, which is that of its token at `end`.
+/// Waits for the end of `client`, whose token expires at `end`.
 #[track_caller]
 fn check_expires(mut client: Client, end: SystemTime) {
     let error = client.receive().expect_err("the token expires");
-    // A core reads the clock of the wall later in a turn than its own.
+    // In a turn a core reads the wall clock after its own clock.
     assert!(SystemTime::now() >= end - Duration::from_millis(500), "closed early");
     assert!(error.is_token_expired(), "{error}");
     assert!(error.retry_after().is_some() && error.permanent().is_none(), "{error}");
 }
 
 #[test]
-fn the_end_of_a_token_is_the_end_of_its_connection() {
+fn a_connection_ends_when_its_token_expires() {
     let file = SecretFile::new("expiry", SECRET);
     let sets = file.sets();
     let server = Server::start(&sets.each_ref().map(String::as_str));
@@ -64,14 +63,14 @@ fn the_end_of_a_token_is_the_end_of_its_connection() {
     server.until("comet_closed_total{reason=\"token_expired\"}", 2);
     server.until("comet_live", 1);
     drop(stays);
-    // Later the same token lets nobody in.
+    // From then on the token is refused.
     let late = token(SECRET, -2 - LEEWAY);
     let error = options(&server, Transport::Tcp, late).connect().unwrap_err();
     assert!(error.to_string().contains("the token has expired"), "{error}");
 }
 
 #[test]
-fn a_connection_may_outlast_its_token() {
+fn connections_can_be_configured_to_outlast_their_tokens() {
     let file = SecretFile::new("ignored", SECRET);
     let sets = file.sets();
     let mut sets: Vec<&str> = sets.iter().map(String::as_str).collect();
@@ -85,7 +84,7 @@ fn a_connection_may_outlast_its_token() {
 }
 
 #[test]
-fn comet_logic_says_when_a_token_expires() {
+fn comet_logic_reports_when_a_token_expires() {
     let file = SecretFile::new("remote-expiry", SECRET);
     let sets = file.sets();
     let logic = Logic::start(&sets.each_ref().map(String::as_str));
@@ -94,11 +93,11 @@ fn comet_logic_says_when_a_token_expires() {
     server.until(&format!("comet_logic_up{{address=\"{}\"}}", logic.grpc()), 1);
     let (first, end) = first_token();
     let client = options(&server, Transport::Tcp, first).connect().unwrap();
-    // Its tokens name no key, so logic makes one for each.
+    // The tokens name no key, so logic creates one for each.
     check_renewal(client, end);
 }
 
-/// Renews the token of `client`, and waits beyond the end of the first one.
+/// Renews the token of `client`, and waits until the first one has expired.
 #[track_caller]
 fn check_renewal(mut client: Client, first_end: SystemTime) {
     let first = client.auth_reply().expect("comet speaks protocol 2").expires_in_ms.unwrap();
@@ -111,7 +110,7 @@ fn check_renewal(mut client: Client, first_end: SystemTime) {
     let renewed = renew(token(SECRET, 3_600));
     assert_eq!(renewed.not_renewed, None);
     assert!(renewed.expires_in_ms.unwrap() > 3_000_000, "{renewed:?}");
-    // The wait for what must not happen: the end of the first token.
+    // Nothing may happen when the first token expires.
     let more = first_end.duration_since(SystemTime::now()).unwrap_or_default();
     let received = client.receive_timeout(more + Duration::from_millis(500)).unwrap();
     assert!(received.is_none(), "{received:?}");

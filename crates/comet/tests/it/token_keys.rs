@@ -1,4 +1,4 @@
-//! Key files of tokens that change, and SIGHUP: on the server and on `comet logic`.
+//! Key files of tokens that change before SIGHUP, on the server and on `comet logic`.
 
 use std::net::SocketAddr;
 
@@ -20,7 +20,7 @@ fn connect(server: SocketAddr, secret: &[u8]) -> Result<Client, Error> {
 }
 
 #[test]
-fn newer_keys_hold_from_sighup_on() {
+fn newer_token_keys_apply_from_sighup_on() {
     let [first, second] = ["keys-a", "keys-b"].map(|name| SecretFile::new(name, SECRET));
     let keys = format!("token.jwt_keys=[{:?}, {:?}]", first.path(), second.path());
     let sets = ["token.kind=\"jwt\"", "token.mid=\"sub\"", &keys];
@@ -36,7 +36,7 @@ fn newer_keys_hold_from_sighup_on() {
     connect(server.tcp, OTHER).unwrap();
     connect(server.tcp, SECRET).unwrap();
 
-    // Of these, the good one is not taken, either.
+    // If one file is invalid, the keys of the valid one do not apply either.
     first.write(OTHER);
     second.write(b"short");
     server.signal(Signal::HUP);
@@ -52,7 +52,7 @@ fn newer_keys_hold_from_sighup_on() {
     assert!(line.ends_with("token.jwt_keys[0]: 1 key, none of them new"), "{line}");
     connect(server.tcp, SECRET).unwrap_err();
     connect(server.tcp, OTHER).unwrap();
-    // A connection outlasts the key of its token.
+    // A connection stays when the key of its token is removed.
     stays.join("r").unwrap();
 
     server.signal(Signal::HUP);
@@ -60,7 +60,7 @@ fn newer_keys_hold_from_sighup_on() {
 }
 
 #[tokio::test]
-async fn comet_logic_takes_newer_keys() {
+async fn comet_logic_applies_newer_token_keys_at_sighup() {
     let file = SecretFile::new("keys-logic", SECRET);
     let grpc = own_address();
     let mut sets = file.sets().to_vec();

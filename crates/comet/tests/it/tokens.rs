@@ -1,4 +1,4 @@
-//! What each form of token makes of a connection, and which tokens are refused.
+//! The identity that each form of token gives a connection, and the tokens that are refused.
 
 use comet::blocking_client::Ledger;
 use comet_client::{Client, Transport};
@@ -6,7 +6,7 @@ use comet_client::{Client, Transport};
 use crate::peer::{CloseNotice, Peer};
 use crate::support::{BOTH, Server, To, dropped, queued, received_until};
 
-/// Pushes to each of `reached` come through, pushes to each of `absent` do not; all with operation 5.
+/// Pushes to each of `reached` must reach the client, and pushes to each of `absent` must match nothing; all with operation 5.
 #[track_caller]
 fn check_reach(server: &Server, client: &mut Client, reached: &[To<'_>], absent: &[To<'_>]) {
     for to in reached {
@@ -22,7 +22,7 @@ fn check_reach(server: &Server, client: &mut Client, reached: &[To<'_>], absent:
 }
 
 #[test]
-fn a_number_is_a_user_in_room_1_whose_keys_count_up() {
+fn a_number_is_a_user_in_room_1_with_numbered_keys() {
     for transport in BOTH {
         let server = Server::start(&[]);
         let mut first = server.client(transport, "42");
@@ -37,7 +37,7 @@ fn a_number_is_a_user_in_room_1_whose_keys_count_up() {
         assert_eq!(server.push(To::User(42), 5, b"both"), queued(2));
         assert_eq!(received_until(&mut second, b"both"), [&b"second"[..], b"both"]);
         assert_eq!(received_until(&mut first, b"both"), [b"both"]);
-        // The number of a session that has ended is not handed out again while the user is there.
+        // A session number is not used again while the user has another session.
         second.close().unwrap();
         server.until("comet_keys", 1);
         let _third = server.client(transport, "42");
@@ -46,7 +46,7 @@ fn a_number_is_a_user_in_room_1_whose_keys_count_up() {
 }
 
 #[test]
-fn what_is_not_a_number_is_nobody_in_no_room() {
+fn a_token_that_is_not_a_number_is_anonymous_without_a_room() {
     for transport in BOTH {
         for token in ["anna", "", "42 "] {
             let server = Server::start(&[]);
@@ -54,7 +54,7 @@ fn what_is_not_a_number_is_nobody_in_no_room() {
             let nowhere = [To::User(0), To::User(42), To::Room("1"), To::Keys(&["42_1"])];
             check_reach(&server, &mut client, &[], &nowhere);
             assert_eq!((server.metric("comet_users"), server.metric("comet_rooms")), (0, 0));
-            // Its key is of a core that nobody outside knows.
+            // The number in its key depends on its core, which is not known here.
             let keys = ["0_1", "0_2"];
             let one_of_two = Ledger { absent: 1, ..queued(1) };
             assert_eq!(server.push(To::Keys(&keys), 5, b"by key"), one_of_two);
@@ -63,7 +63,7 @@ fn what_is_not_a_number_is_nobody_in_no_room() {
 }
 
 #[test]
-fn json_names_key_room_and_operations() {
+fn json_tokens_name_key_room_and_operations() {
     let token =
         r#"{"mid":42,"key":"phone","room_id":"live://1000","platform":"web","accepts":[5]}"#;
     for transport in BOTH {
@@ -81,7 +81,7 @@ fn json_names_key_room_and_operations() {
 }
 
 #[test]
-fn json_without_a_key_gets_one_and_is_reached_by_user_and_room() {
+fn json_without_a_key_is_reached_by_user_and_room() {
     for transport in BOTH {
         let server = Server::start(&[]);
         let mut client = server.client(transport, r#"{"mid":42,"room_id":"r","accepts":[5]}"#);
@@ -106,7 +106,7 @@ fn json_without_operations_accepts_none_but_is_in_its_room() {
 }
 
 #[test]
-fn tokens_that_do_not_fit_are_refused_with_a_sentence() {
+fn invalid_tokens_are_refused_with_a_reason() {
     let server = Server::start(&[]);
     let long = format!(r#"{{"mid":1,"key":"{}"}}"#, "x".repeat(257));
     let cases = [

@@ -1,4 +1,4 @@
-//! Two comets, each a process of its own, that push for each other through a real NATS server.
+//! Two hosts, each a process of its own, that push for each other through a real NATS server.
 
 use ::comet::blocking_client::PushClient;
 
@@ -6,27 +6,27 @@ use crate::nats_server::NatsServer;
 use crate::process::{Server, comet, with_sets};
 use crate::support::{Metrics, Permit, To, try_push, two_cores, until};
 
-/// Called a and b. They know each other.
+/// The hosts a and b, which have discovered each other.
 pub(crate) struct TwoHosts {
     pub(crate) hosts: [Server; 2],
     pub(crate) nats: NatsServer,
 }
 
-/// In the first second of a connection there may be other hosts that have not said so.
+/// In the first second of a connection to NATS a ledger names `*`, as other hosts may not have announced themselves yet.
 pub(crate) fn until_others_had_their_time(host: &Server) {
     let caller = PushClient::connect(&host.grpc.to_string()).unwrap();
     let settled =
         || try_push(&caller, To::All, 6, b"").is_ok_and(|ledger| ledger.unanswered.is_empty());
-    until("others to have had their time", settled);
+    until("the time in which hosts announce themselves to end", settled);
 }
 
 impl TwoHosts {
-    /// `None`: there is no NATS server here.
+    /// `None`: `nats-server` is not installed.
     pub(crate) fn start(sets: &[&str]) -> Option<Self> {
         Self::start_each(sets, [&[], &[]])
     }
 
-    /// With settings of its own for each.
+    /// With settings for each host.
     pub(crate) fn start_each(sets: &[&str], own: [&[&str]; 2]) -> Option<Self> {
         let permit = Permit::wait();
         let nats = NatsServer::start(&[])?;
@@ -57,7 +57,7 @@ impl TwoHosts {
         until(&what, || self.metrics(host).value(sample) == value);
     }
 
-    /// Lets a host run no more, or run again.
+    /// Stops the process of a host, or continues it.
     pub(crate) fn pause(&self, host: usize, is_paused: bool) {
         self.hosts[host].pause(is_paused);
     }

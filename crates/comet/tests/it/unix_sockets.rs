@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::process::{Running, comet, line_with, run, with_sets};
 use crate::support::{PATIENCE, Permit, Server, To, push, queued, received, two_cores};
 
-/// A folder for sockets, gone with the value.
+/// A folder for sockets, which is removed with the value.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -31,7 +31,7 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// The address of a socket in it.
+    /// The address of a socket in the folder.
     pub(crate) fn address(&self, name: &str) -> String {
         format!("unix:{}", self.file(name).display())
     }
@@ -43,12 +43,12 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left in a temporary directory is somebody else's to clean.
+        // A failure is ignored, as the folder is in the directory of temporary files.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// The status of a push to everybody.
+/// The status of a push to all clients.
 pub(crate) fn post(path: &Path, headers: &str) -> u16 {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -68,10 +68,10 @@ fn pushes_reach_clients_over_unix_sockets() {
     assert_eq!(server.push(To::User(1), 5, b"by gRPC"), queued(1));
     assert_eq!(received(&mut client), b"by gRPC");
     let http = folder.file("push.http");
-    // Any name is as good: nobody but hosts' own processes gets here.
+    // Any host name is accepted, since only processes of this host reach the socket.
     assert_eq!(post(&http, "Host: anything.example\r\n"), 200);
     assert_eq!(received(&mut client), b"");
-    // What a browser marks is another page's here, too.
+    // The headers of a browser are refused here, too, as another page may have sent the request.
     assert_eq!(post(&http, "Host: a\r\nOrigin: https://evil.example\r\n"), 403);
     for key in ["push.grpc", "push.http"] {
         let mode = fs::metadata(folder.file(key)).unwrap().permissions().mode();
@@ -79,11 +79,11 @@ fn pushes_reach_clients_over_unix_sockets() {
     }
     drop(client);
     server.drain();
-    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "both files are gone");
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "both socket files are removed");
 }
 
 #[test]
-fn the_socket_of_a_killed_server_is_replaced_and_that_of_a_live_one_is_not() {
+fn a_start_replaces_the_socket_of_a_killed_server_only() {
     let folder = Folder::new();
     let path = folder.file("push.grpc");
     let set = folder.set("push.grpc");
@@ -116,7 +116,7 @@ fn the_socket_of_a_killed_server_is_replaced_and_that_of_a_live_one_is_not() {
 }
 
 #[test]
-fn what_is_no_stale_socket_is_left_alone() {
+fn files_that_are_not_stale_sockets_are_kept() {
     let folder = Folder::new();
     let set = folder.set("push.grpc");
     let path = folder.file("push.grpc");

@@ -1,4 +1,4 @@
-//! A running server hands its connections over to a new process, or goes on because that fails.
+//! Upgrades: a running server hands its connections over to a new process, or continues if that fails.
 
 mod broken_off;
 mod callers;
@@ -45,7 +45,7 @@ use crate::unix_sockets::Folder;
 /// A server, and the processes that have taken over from it.
 struct Line {
     server: process::Server,
-    /// The one that serves.
+    /// The process that serves now.
     pid: String,
     has_moved: bool,
 }
@@ -64,7 +64,7 @@ impl Line {
         run(&[&["upgrade", "--pid", &self.pid], arguments].concat())
     }
 
-    /// Returns what was said about it.
+    /// Upgrades the server. Returns the output of the command.
     fn upgrade(&mut self) -> String {
         let (code, said, error) = self.ask(&[]);
         assert_eq!((code, &*error), (0, ""), "{said}");
@@ -72,7 +72,7 @@ impl Line {
         said
     }
 
-    /// Another process serves, beside the former one, which is returned.
+    /// Takes note of the new process. The former one, which is returned, may still run.
     fn serves(&mut self, said: &str) -> Pid {
         let former = Pid::from_raw(self.pid.parse().unwrap()).unwrap();
         self.pid = said.split(' ').nth(1).expect("process ID serves").to_owned();
@@ -80,24 +80,24 @@ impl Line {
         former
     }
 
-    /// Another process serves, and the former one ends.
+    /// Takes note of the new process, and waits until the former one has ended.
     fn moved(&mut self, said: &str) {
         let former = self.serves(said);
-        // A child that nobody waits for is there until its parent ends.
+        // A child of the test stays as a zombie until the test waits for it.
         until("the former process to end", || {
             let stat = fs::read_to_string(format!("/proc/{}/stat", former.as_raw_nonzero()));
             stat.map_or(true, |stat| stat.contains(") Z "))
         });
     }
 
-    /// It fails with a sentence that has `why`.
+    /// An upgrade that fails with a message that contains `why`.
     #[track_caller]
     fn fail(&self, arguments: &[&str], why: &str) {
         let error = self.refused(arguments);
         assert!(error.contains(why), "{why}: {error}");
     }
 
-    /// It fails with the sentence that is returned.
+    /// An upgrade that fails. Returns the message.
     #[track_caller]
     fn refused(&self, arguments: &[&str]) -> String {
         let (code, said, error) = self.ask(arguments);
@@ -114,7 +114,7 @@ impl Line {
         Metrics::read(self.server.stat)
     }
 
-    /// Pushes, by a caller of its own.
+    /// Pushes by a new caller.
     fn push(&self, to: To<'_>, body: &[u8]) -> Ledger {
         push(&self.caller(), to, 5, body)
     }
@@ -127,13 +127,13 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if self.has_moved {
-            // It may have ended.
+            // The process may have ended already.
             let _ = kill_process(Pid::from_raw(self.pid.parse().unwrap()).unwrap(), Signal::KILL);
         }
     }
 }
 
-/// A token for a user in a room.
+/// A token of a user with a room.
 fn token(user: u32) -> String {
     format!(
         r#"{{"mid":{user},"key":"k{user}","room_id":"live://1","platform":"web","accepts":[5,1000]}}"#
@@ -155,7 +155,7 @@ fn expect<S: Read + Write>(peer: &mut Peer<S>, numbers: std::ops::Range<u32>) {
 }
 
 #[test]
-fn clients_go_on_in_another_process() {
+fn clients_stay_connected_across_upgrades() {
     let mut line = Line::start(
         &[],
         &["tcp.sndbuf=16384", "protocol.svr_proto=1000", "protocol.write_timeout=\"5m\""],
@@ -165,7 +165,7 @@ fn clients_go_on_in_another_process() {
         .take(6)
         .map(|(user, transport)| line.server.live(*transport, &token(user)))
         .collect();
-    // Those that read nothing have bytes in the kernel and in the server.
+    // The pushes to clients that read nothing are partly in the kernel and partly in the server.
     let numbers = 0..150;
     for number in numbers.clone() {
         assert_eq!(line.push(To::Room("live://1"), &body(number)), queued(6), "{number}");
@@ -173,7 +173,7 @@ fn clients_go_on_in_another_process() {
     for peer in &mut clients[..4] {
         expect(peer, numbers.clone());
     }
-    // Half a frame is in the server, the rest comes later.
+    // The server has half a frame of each client; the rest is sent after the upgrades.
     let heartbeat: Vec<Vec<u8>> =
         clients.iter().map(|peer| peer.wrap(&frame(op::HEARTBEAT, 7, b""))).collect();
     for (peer, bytes) in clients.iter_mut().zip(&heartbeat) {
@@ -190,7 +190,7 @@ fn clients_go_on_in_another_process() {
         let (was, is) = (before.value("comet_matched_total"), after.value("comet_matched_total"));
         assert_eq!(is, was + (round - 1) * 7);
         after.assert_balanced();
-        // The room, the user and the key are where they were.
+        // The room, the user and the key still reach their clients.
         let number = 150 + 2 * (round as u32 - 1);
         assert_eq!(line.push(To::Room("live://1"), &body(number)), queued(6));
         assert_eq!(line.push(To::User(1), &body(number + 1)), queued(1));
@@ -201,7 +201,9 @@ fn clients_go_on_in_another_process() {
             }
         }
         line.server.live(Transport::Tcp, "99");
-        until("the visitor to leave", || line.metrics().value("comet_connections") == 6);
+        until("the short connection to be closed", || {
+            line.metrics().value("comet_connections") == 6
+        });
     }
     for (user, (peer, bytes)) in clients.iter_mut().zip(&heartbeat).enumerate() {
         if user >= 4 {
@@ -235,12 +237,12 @@ fn start_with_file(file: &str) -> Line {
     Line::of(process::Server::launch(comet(&["--config", file]), permit))
 }
 
-/// Callers push while processes come and go: what is queued comes once and in order, and what has no answer is told to its caller.
+/// Callers push during upgrades. Queued pushes arrive once and in order, and a caller learns which of its pushes have no result.
 #[test]
-fn pushes_go_on_meanwhile_and_the_number_of_cores_changes() {
+fn pushes_survive_upgrades_that_change_the_number_of_cores() {
     let cores = two_cores();
     let first = cores.split(',').next().unwrap();
-    // Nobody reads meanwhile, however long the upgrades take.
+    // The clients read nothing until the upgrades are over, however long these take.
     let room = "[protocol]\nsvr_proto = 60000\noutbox_bytes = \"1GiB\"\nwrite_timeout = \"5m\"\n";
     let path = file("upgrade-cores.toml", first, room);
     let mut line = start_with_file(&path);
@@ -255,7 +257,7 @@ fn pushes_go_on_meanwhile_and_the_number_of_cores_changes() {
         thread::spawn(move || {
             let (mut number, mut is_queued) = (0, Vec::new());
             while !is_over.load(Ordering::Relaxed) {
-                // Each process has callers of its own.
+                // The new process does not have the connections of callers, so a caller connects again.
                 let Ok(caller) = PushClient::connect(&grpc) else { continue };
                 while !is_over.load(Ordering::Relaxed) {
                     let pushed = try_push(&caller, To::Room("live://1"), 5, &body(number));
@@ -290,7 +292,7 @@ fn pushes_go_on_meanwhile_and_the_number_of_cores_changes() {
         }
         found.pop();
         for (number, outcome) in (0..).zip(&pushed) {
-            // Without an outcome its caller does not know.
+            // A push without a result may or may not have been made.
             if let Some(ledger) = outcome {
                 assert_eq!(*ledger, queued(8));
                 assert!(found.binary_search(&number).is_ok(), "{number} is lost");
@@ -302,16 +304,16 @@ fn pushes_go_on_meanwhile_and_the_number_of_cores_changes() {
     line.metrics().assert_balanced();
 }
 
-/// A program that is not comet.
+/// A shell script as an executable file.
 fn script(name: &str, text: &str) -> String {
     let text = temporary(&format!("{name}.text"), &format!("#!/bin/sh\n{text}\n"));
-    let path = text.strip_suffix(".text").expect("it was just added");
+    let path = text.strip_suffix(".text").expect("the path has this suffix");
     scratch::install(Path::new(&text), Path::new(path));
     path.to_owned()
 }
 
 #[test]
-fn a_server_goes_on_whose_successor_fails() {
+fn a_server_continues_when_the_new_process_fails() {
     let path = file("upgrade-fails.toml", &two_cores(), "");
     let line = start_with_file(&path);
     let mut client = line.server.live(Transport::WebSocket, &token(7));
@@ -337,7 +339,7 @@ fn a_server_goes_on_whose_successor_fails() {
     assert_eq!(line.push(To::User(7), b"all is as it was"), queued(1));
     assert_eq!(client.recv().body, b"all is as it was");
     line.server.live(Transport::Tcp, &token(8));
-    // After that it works.
+    // A later upgrade succeeds.
     let mut line = line;
     line.upgrade();
     assert_eq!(line.push(To::User(7), b"as before"), queued(1));
@@ -345,11 +347,11 @@ fn a_server_goes_on_whose_successor_fails() {
 }
 
 #[test]
-fn a_check_says_what_would_go_on() {
+fn a_check_counts_the_connections_that_can_be_handed_over() {
     let line = Line::start(&[], &["protocol.handshake_timeout=\"1m\""]);
     let _live = BOTH.map(|transport| line.server.live(transport, "7"));
     let _silent = Peer::connect(line.server.tcp, Transport::Tcp);
-    until("it to be accepted", || line.metrics().value("comet_connections") == 3);
+    until("the silent client to be accepted", || line.metrics().value("comet_connections") == 3);
     let (code, said, error) = line.ask(&["--check"]);
     assert_eq!((code, &*error), (0, ""));
     let lines: Vec<&str> = said.lines().collect();
@@ -358,8 +360,8 @@ fn a_check_says_what_would_go_on() {
     assert!(lines[1].contains(", and 0 that wait for an answer, "), "{said}");
 }
 
-/// Callers of each kind find the new process where the former one was, also at a Unix socket, whose file stays until the last one
-/// ends.
+/// Callers of each kind find the new process at the former addresses, also at a Unix socket, whose file stays until the last
+/// process ends.
 #[test]
 fn callers_and_operators_find_the_new_process() {
     let folder = Folder::new();
@@ -381,7 +383,7 @@ fn callers_and_operators_find_the_new_process() {
         let mut pusher = Pusher::unix(folder.file("frames"), PATIENCE).unwrap();
         let pushed = pusher.push(PushTarget::User(7), 5, &[round]).unwrap().unwrap();
         assert_eq!((pushed.matched, client.recv().body), (1, vec![round]));
-        // Without --pid: by the file.
+        // Without --pid the command finds the server by its PID file.
         let config = format!("server.pid_file={pid_file:?}");
         let (code, said, error) = run(&["upgrade", "--set", &config]);
         assert_eq!((code, &*error), (0, ""), "{said}");
@@ -402,7 +404,7 @@ fn callers_and_operators_find_the_new_process() {
     line.signal(Signal::TERM);
     client.close_notice();
     drop(client);
-    until("the files to be gone", || {
+    until("the files to be removed", || {
         !["pid", "http", "frames"].iter().any(|name| folder.file(name).exists())
     });
 }

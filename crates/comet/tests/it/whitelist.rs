@@ -1,4 +1,4 @@
-//! The trace log of a running server: what happens to connections of listed users, and of nobody else.
+//! The trace log of a running server: the events of the connections of listed users only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::process::{Server as Process, line_with, temporary};
 use crate::scratch;
 use crate::support::{BOTH, Metrics, Server, To, http, queued, until};
 
-/// A file nobody has written to yet.
+/// The path of a file that does not exist.
 fn file(name: &str) -> PathBuf {
     let path = scratch::folder().join(name);
-    // Of an earlier test, if at all.
+    // An earlier test may have written it.
     let _ = fs::remove_file(&path);
     path
 }
@@ -26,16 +26,16 @@ fn start(file: &Path, users: &str) -> Server {
     ])
 }
 
-/// Lines without their times and connections: who, and what happened.
+/// The events without their times and connections: key, user, and what happened.
 fn events(file: &Path) -> Vec<String> {
-    // Not there yet: nothing was told.
+    // The file does not exist before the first event.
     let text = fs::read_to_string(file).unwrap_or_default();
     text.lines().map(|line| line.splitn(3, ' ').nth(2).unwrap().to_owned()).collect()
 }
 
-/// Waits until there is a line that ends so for each of `keys`.
+/// Waits until each of `keys` has an event that ends with `what`.
 #[track_caller]
-fn until_told(file: &Path, keys: &[&str], what: &str) {
+fn until_logged(file: &Path, keys: &[&str], what: &str) {
     until(&format!("{what} of {keys:?}"), || {
         let events = events(file);
         keys.iter().all(|key| {
@@ -45,8 +45,8 @@ fn until_told(file: &Path, keys: &[&str], what: &str) {
     });
 }
 
-/// What was told of `key`, in its order.
-fn told(file: &Path, key: &str) -> Vec<String> {
+/// The events of `key` in order.
+fn logged(file: &Path, key: &str) -> Vec<String> {
     let begin = format!("key={key:?} user=");
     let of_key = events(file).into_iter().filter(|event| event.starts_with(&begin));
     of_key.map(|event| event.splitn(3, ' ').nth(2).unwrap().to_owned()).collect()
@@ -65,25 +65,25 @@ fn each_frame_of_listed_users_is_a_line() {
         assert_eq!(server.push(To::Keys(&[&key]), 5, b"body"), queued(1));
         assert_eq!(peer.recv().body, b"body");
         drop((peer, other));
-        until_told(&file, &[&key], "closed reason=peer_closed");
-        let lines = told(&file, &key);
+        until_logged(&file, &[&key], "closed reason=peer_closed");
+        let lines = logged(&file, &key);
         for line in [
             r#"authenticated room="r://1""#,
             "read op=2 seq=4 bytes=16",
             "wrote op=3 seq=4 bytes=20",
             "wrote op=5 seq=0 bytes=20",
         ] {
-            assert!(lines.iter().any(|told| told == line), "{line} in {lines:?}");
+            assert!(lines.iter().any(|logged| logged == line), "{line} in {lines:?}");
         }
         assert!(lines.last().unwrap().starts_with("closed"), "{lines:?}");
     }
-    assert!(events(&file).iter().all(|event| !event.contains("user=8 ")), "8 is not listed");
+    assert!(events(&file).iter().all(|event| !event.contains("user=8 ")), "user 8 is not listed");
     assert_eq!(server.metric("comet_white_log_missed_total"), 0);
     server.until("comet_white_log_lines_total", events(&file).len() as u64);
 }
 
 #[test]
-fn the_list_is_changed_alive_for_connections_there_are() {
+fn a_change_of_the_list_applies_to_existing_connections() {
     let file = file("it-white-alive.log");
     let server = start(&file, "[]");
     let mut peer = Peer::live(&server, Transport::Tcp, r#"{"mid":7,"key":"k","accepts":[]}"#);
@@ -94,11 +94,11 @@ fn the_list_is_changed_alive_for_connections_there_are() {
     };
     let answer = r#"{"old":[],"users":[7]}"#.to_owned();
     assert_eq!(put(r#"{"users":[7]}"#), (200, answer));
-    // The shard has the list once it has answered what was sent to it afterwards.
+    // The shard has the list once it has answered a later message.
     server.metrics();
     peer.ask(op::HEARTBEAT, 2, b"");
-    until_told(&file, &["k"], "read op=2 seq=2 bytes=16");
-    assert!(!told(&file, "k").iter().any(|told| told.contains("seq=1 ")), "before the list");
+    until_logged(&file, &["k"], "read op=2 seq=2 bytes=16");
+    assert!(!logged(&file, "k").iter().any(|logged| logged.contains("seq=1 ")), "before the list");
     let answer = r#"{"old":[7],"users":[]}"#.to_owned();
     assert_eq!(put(r#"{"users":[]}"#), (200, answer));
     server.metrics();
@@ -106,13 +106,13 @@ fn the_list_is_changed_alive_for_connections_there_are() {
     drop(peer);
     server.until("comet_connections", 0);
     drop(server);
-    let lines = told(&file, "k");
-    assert!(!lines.iter().any(|told| told.contains("seq=-1 ")), "after the list: {lines:?}");
-    assert!(!lines.iter().any(|told| told.starts_with("closed")), "after the list: {lines:?}");
+    let lines = logged(&file, "k");
+    assert!(!lines.iter().any(|logged| logged.contains("seq=-1 ")), "after the list: {lines:?}");
+    assert!(!lines.iter().any(|logged| logged.starts_with("closed")), "after the list: {lines:?}");
 }
 
 #[test]
-fn a_drain_tells_the_ends_of_listed_connections() {
+fn a_drain_logs_the_ends_of_listed_connections() {
     let file = file("it-white-drain.log");
     let server = start(&file, "[7]");
     let keys = ["Tcp", "WebSocket"];
@@ -127,16 +127,16 @@ fn a_drain_tells_the_ends_of_listed_connections() {
     drop(peers);
     drained.join().unwrap();
     for key in keys {
-        // The thread of the log may have a line or two left.
-        until("the end to be told", || {
-            told(&file, key).iter().any(|told| told == "closed reason=draining")
+        // The thread of the log may not have written the last lines yet.
+        until("the end to be logged", || {
+            logged(&file, key).iter().any(|logged| logged == "closed reason=draining")
         });
     }
 }
 
-/// As after a rotation: the file has moved, and the list in the configuration is another one.
+/// As after a log rotation: the file has moved. The list in the configuration has changed as well.
 #[test]
-fn a_reload_changes_the_list_and_opens_the_file_again() {
+fn a_reload_changes_the_list_and_reopens_the_trace_log() {
     let (log, moved) = (file("it-white-reload.log"), file("it-white-reload.log.1"));
     let text = |users: &str| {
         format!("[white_list]\nfile = {:?}\nusers = {users}\n", log.to_str().unwrap())
@@ -145,22 +145,22 @@ fn a_reload_changes_the_list_and_opens_the_file_again() {
     let server = Process::start_with(&["--config", &config], &[]);
     let tokens = [7, 9].map(|user| format!(r#"{{"mid":{user},"key":"{user}","accepts":[]}}"#));
     let [mut seven, mut nine] = tokens.map(|token| server.live(Transport::Tcp, &token));
-    // The last there is to tell of it so far.
-    until_told(&log, &["7"], "wrote op=8 seq=1 bytes=28");
+    // The last event so far.
+    until_logged(&log, &["7"], "wrote op=8 seq=1 bytes=28");
     fs::rename(&log, &moved).unwrap();
     fs::write(&config, text("[9]")).unwrap();
     server.signal(Signal::HUP);
     line_with(&server.log, "SIGHUP: white_list.users changed");
-    // Every core has the list once it has answered what was sent to it afterwards.
+    // Every core has the list once it has answered a later message.
     Metrics::read(server.stat);
     for (peer, sequence) in [(&mut seven, 1), (&mut nine, 2)] {
         peer.ask(op::HEARTBEAT, sequence, b"");
     }
     drop((seven, nine));
-    until_told(&log, &["9"], "closed reason=peer_closed");
-    assert!(told(&log, "9").iter().any(|told| told == "read op=2 seq=2 bytes=16"));
-    assert_eq!(told(&log, "7"), [""; 0], "not listed any more");
-    assert_eq!(told(&moved, "7")[0], "authenticated");
+    until_logged(&log, &["9"], "closed reason=peer_closed");
+    assert!(logged(&log, "9").iter().any(|logged| logged == "read op=2 seq=2 bytes=16"));
+    assert_eq!(logged(&log, "7"), [""; 0], "user 7 is no longer listed");
+    assert_eq!(logged(&moved, "7")[0], "authenticated");
     server.signal(Signal::TERM);
     assert_eq!(server.end().0, Some(0));
 }

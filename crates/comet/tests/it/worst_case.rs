@@ -1,4 +1,4 @@
-//! The worst case of memory that `comet --check` prints, beside what a server takes: no row is too small for what fills it.
+//! The worst-case memory that `comet --check` prints, compared with the memory of a server that fills each bound.
 
 use std::fs;
 
@@ -10,17 +10,17 @@ use crate::peer::{Peer, frame, masked};
 use crate::process::{Server, comet, run, with_sets};
 use crate::support::{Metrics, PATIENCE, Permit, two_cores, until};
 
-/// A size that fills a bound, and is seen beside what else a process takes.
+/// A size that fills a bound, and is large beside the other memory of a process.
 const FULL: u64 = 16 << 20;
-/// What the process takes beside a row: the connections, buffers of callers, and what its allocator holds.
+/// The other memory of the process: connections, buffers of callers, and what its allocator keeps.
 const BESIDE: u64 = 4 << 20;
 /// Pushes under way at once.
 const WINDOW: usize = 500;
-/// Bodies of pushes: of the first, the entries take more than the bytes.
+/// Sizes of bodies. With the first, the entries of pushes take more memory than their bytes.
 const BODIES: [usize; 2] = [64, 16 << 10];
 const CLIENTS: usize = 20;
 
-/// A server of one core, a row of its table in bytes, and its push frames.
+/// A server of one core, the bytes in the row of its table, and a caller of its push frames.
 struct Subject {
     server: Server,
     row: u64,
@@ -32,7 +32,7 @@ impl Subject {
     fn start(what: &str, sets: &[&str]) -> Self {
         let (frames, cores) = (own_address(), two_cores());
         let frames_set = format!("push.frames=[\"{frames}\"]");
-        // Pushes have 5 s else, which a busy machine takes from a window of them.
+        // A busy machine may need more than the default of 5 s for a window of pushes.
         let own = [&*frames_set, "push.timeout=\"20s\""];
         let sets = with_sets(&[sets, &own].concat());
         let core = cores.split([',', '-']).next().unwrap();
@@ -48,14 +48,14 @@ impl Subject {
         Self { server, row, pusher, before: 0 }
     }
 
-    /// From here on it is filled.
+    /// Measures the memory before the bound is filled.
     fn begin(&mut self) {
-        // The peak so far is forgotten (proc_pid_clear_refs(5)).
+        // This resets the peak so far (proc_pid_clear_refs(5)).
         fs::write(format!("/proc/{}/clear_refs", self.server.pid()), "5").unwrap();
         self.before = resident(&self.server);
     }
 
-    /// Pushes `body` to the target of each number in turn, until nothing of a window is taken.
+    /// Pushes `body` to the target of each number in turn, until no push of a window is taken.
     fn fill(
         &mut self,
         body: usize,
@@ -74,16 +74,16 @@ impl Subject {
         }
     }
 
-    /// It took as much as the bound that was filled, and no more than its row says.
+    /// Checks that the memory grew by the filled bound, and by no more than the row.
     #[track_caller]
     fn end(self, what: &str) {
         let took = bytes(&self.server, "VmHWM:") - self.before;
-        assert!(took > FULL / 4 * 3, "{what}: {took} bytes: it was not filled");
-        assert!(took <= self.row + BESIDE, "{what}: {took} bytes, and its row says {}", self.row);
+        assert!(took > FULL / 4 * 3, "{what}: {took} bytes: the bound was not filled");
+        assert!(took <= self.row + BESIDE, "{what}: {took} bytes, and its row has {}", self.row);
     }
 }
 
-/// Names that live for as long as the tests.
+/// Names with the lifetime of the process.
 fn names(prefix: &str, count: usize) -> &'static [String] {
     Vec::leak((0..count).map(|number| format!("{prefix}{number}")).collect())
 }
@@ -93,11 +93,11 @@ fn token(key: &str) -> String {
 }
 
 #[test]
-fn unfinished_frames_take_no_more_than_is_printed() {
+fn unfinished_frames_take_no_more_than_the_printed_memory() {
     const BODY: usize = 256 << 10;
     const COUNT: usize = FULL as usize / BODY;
     let frame = frame(4, 1, &[0; BODY]);
-    // A frame that is cut; and a message in two fragments, the second of which is cut.
+    // A frame without its last byte, and a message in two fragments, the second one without its last byte.
     let in_fragments =
         [masked(0x02, &frame[..BODY / 2]), masked(0x80, &frame[BODY / 2..])].concat();
     for (transport, whole) in [(Transport::Tcp, &frame), (Transport::WebSocket, &in_fragments)] {
@@ -109,13 +109,13 @@ fn unfinished_frames_take_no_more_than_is_printed() {
         subject.begin();
         peers.iter_mut().for_each(|peer| peer.write(&whole[..whole.len() - 1]));
         let received = || Metrics::read(subject.server.stat).value("comet_bytes_in_total");
-        until("all of it to be received", || received() >= (COUNT * BODY) as u64);
+        until("all frames to be received", || received() >= (COUNT * BODY) as u64);
         subject.end(what);
     }
 }
 
 #[test]
-fn pushes_that_clients_leave_take_no_more_than_is_printed() {
+fn waiting_pushes_take_no_more_than_the_printed_memory() {
     let keys = names("k", CLIENTS);
     for body in BODIES {
         let memory = format!("limits.outbox_memory={FULL}");
@@ -136,14 +136,14 @@ fn pushes_that_clients_leave_take_no_more_than_is_printed() {
 }
 
 #[test]
-fn histories_take_no_more_than_is_printed() {
+fn histories_take_no_more_than_the_printed_memory() {
     let rooms = names("h://", 5 * CLIENTS);
     for body in BODIES {
         let memory = format!("limits.history_memory={FULL}");
         let sets = [&*memory, "history.rules=[{rooms=\"h://\", pushes=100000, bytes=\"1MiB\"}]"];
         let mut subject = Subject::start("histories of rooms", &sets);
         subject.begin();
-        // Each push is kept, in the place of older ones.
+        // Each new push is kept, and replaces older ones.
         let windows = 2 * FULL as usize / body.max(256) / WINDOW;
         for _ in 0..=windows {
             subject.fill(
@@ -157,7 +157,7 @@ fn histories_take_no_more_than_is_printed() {
 }
 
 #[test]
-fn parked_sessions_take_no_more_than_is_printed() {
+fn parked_sessions_take_no_more_than_the_printed_memory() {
     let keys = names("k", CLIENTS);
     for body in BODIES {
         let memory = format!("resume.memory={FULL}");
@@ -165,7 +165,7 @@ fn parked_sessions_take_no_more_than_is_printed() {
             "resume.window=\"1h\"",
             "resume.messages=65535",
             "resume.bytes=\"1GiB\"",
-            // An outbox has to take what was parked.
+            // An outbox must have space for the parked pushes.
             "protocol.svr_proto=65535",
             "protocol.outbox_bytes=\"1GiB\"",
             &memory,
@@ -173,11 +173,11 @@ fn parked_sessions_take_no_more_than_is_printed() {
         let mut subject = Subject::start("parked sessions", &sets);
         for key in keys {
             let options = Options::tcp(subject.server.tcp.to_string(), token(key));
-            // Without a goodbye.
+            // Without a goodbye the session is parked.
             drop(options.keep_session().timeout(PATIENCE).connect().unwrap());
         }
         let parked = || Metrics::read(subject.server.stat).value("comet_sessions_parked_total");
-        until("all to be parked", || parked() == CLIENTS as u64);
+        until("all sessions to be parked", || parked() == CLIENTS as u64);
         subject.begin();
         let target = |number: usize| PushTarget::Key(keys[number % CLIENTS].as_str());
         subject.fill(body, target, |ledger| ledger.parked > 0);

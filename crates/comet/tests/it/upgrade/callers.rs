@@ -1,4 +1,4 @@
-//! Callers of the push API go on while processes come and go: each of their pushes is made once, or they know that it was not made.
+//! Callers of the push API during upgrades: each of their pushes is made once, or the caller learns that it was not made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,12 +23,12 @@ use crate::h2::calls_that_announce;
 use crate::support::{BOTH, PATIENCE, To, queued, until_in_time};
 
 const CLIENTS: u32 = 4;
-/// Pushes of a stream without an answer.
+/// Pushes of a stream without a reply.
 const WINDOW: u32 = 40;
-/// How long a caller without a call under way may take to leave once it is told to.
+/// The time in which a caller without a call under way should close its connection once the server asks for it.
 const LEAVE: Duration = Duration::from_millis(300);
 
-/// What a caller pushes: who it is, and a number.
+/// A push whose body has the letter of its caller and a number.
 fn proto(caller: u8, number: u32) -> Option<Proto> {
     let body = [&[caller][..], &number.to_be_bytes()].concat();
     Some(Proto { ver: 1, op: 5, body: body.into(), ..Proto::default() })
@@ -43,7 +43,7 @@ fn check(ledger: Option<&Ledger>, number: u32) {
     assert_eq!(ledger, Some(&queued(CLIENTS.into())), "push {number}");
 }
 
-/// Calls, one after the other. Those that no server has processed are made again. Returns how many.
+/// Makes one call after the other, and repeats those that no server has processed. Returns the number of calls.
 async fn call(grpc: &str, is_over: &AtomicBool) -> Result<u32, Status> {
     let client = CometClient::new(connect(grpc).await);
     let mut number = 0;
@@ -60,8 +60,8 @@ async fn call(grpc: &str, is_over: &AtomicBool) -> Result<u32, Status> {
     Ok(number)
 }
 
-/// Streams, of which each goes on where the answers of the one before have ended. Returns how many pushes were made, and by how many
-/// streams.
+/// Pushes by one stream after the other. Each begins with the first push that the one before got no reply to. Returns the numbers
+/// of pushes and of streams.
 async fn stream(grpc: &str, is_over: &AtomicBool) -> Result<(u32, u32), Status> {
     let (mut answered, mut streams) = (0, 0);
     while !is_over.load(Ordering::Relaxed) {
@@ -105,11 +105,11 @@ async fn stream(grpc: &str, is_over: &AtomicBool) -> Result<(u32, u32), Status> 
                     assert!(pushes.is_none() && answered == sent, "{answered} of {sent}");
                     break;
                 }
-                // So those without an answer are made again.
+                // The server did not make these pushes, so the next stream repeats them.
                 Err(status) => {
-                    let is_told = status.code() == Code::Unavailable
+                    let was_not_made = status.code() == Code::Unavailable
                         && status.message().contains("pushes without an answer were not made");
-                    if !is_told && !is_unprocessed(&status) {
+                    if !was_not_made && !is_unprocessed(&status) {
                         return Err(status);
                     }
                     break;
@@ -120,7 +120,7 @@ async fn stream(grpc: &str, is_over: &AtomicBool) -> Result<(u32, u32), Status> 
     Ok((answered, streams))
 }
 
-/// How long the thread of the callers did not run, at most.
+/// The longest time in which the thread of the callers did not run.
 async fn longest_stall(is_over: &AtomicBool) -> Duration {
     let (mut longest, mut seen) = (Duration::ZERO, Instant::now());
     while !is_over.load(Ordering::Relaxed) {
@@ -131,7 +131,7 @@ async fn longest_stall(is_over: &AtomicBool) -> Duration {
     longest
 }
 
-/// Whether the log of so many upgrades has callers that did not leave in the second that they have: they were cut off.
+/// Whether the log of the upgrades reports callers that did not leave within their second, so that the server closed them.
 fn were_cut_off(line: &Line, upgrades: usize) -> bool {
     let (mut done, mut were_cut_off) = (0, false);
     while done < upgrades {
@@ -143,7 +143,7 @@ fn were_cut_off(line: &Line, upgrades: usize) -> bool {
 }
 
 #[test]
-fn calls_and_streams_of_pushes_are_made_once() {
+fn calls_and_streams_of_pushes_are_made_once_across_upgrades() {
     until_in_time(callers_push_while_processes_come_and_go);
 }
 
@@ -185,7 +185,7 @@ fn callers_push_while_processes_come_and_go() -> bool {
     is_over.store(true, Ordering::Relaxed);
     let (called, streamed, stall) = callers.join().unwrap();
     assert_eq!(line.push(To::Room("live://1"), b"the end"), queued(CLIENTS.into()));
-    // A caller that is late is cut off, and does not know what became of its pushes.
+    // A caller that was too slow is disconnected, and does not know the results of its pushes.
     let may_be_late = were_cut_off(&line, 3) || stall >= LEAVE / 2;
     let (calls, (streamed, streams)) = match (called, streamed) {
         (Ok(calls), Ok(streamed)) => (calls, streamed),
@@ -206,9 +206,9 @@ fn callers_push_while_processes_come_and_go() -> bool {
     true
 }
 
-/// Two callers that do not leave: one does not answer HTTP/2's ping, and one has begun a call whose message does not come.
+/// Two callers that do not leave: one does not answer pings of HTTP/2, and one has begun a call without sending its message.
 #[test]
-fn callers_that_do_not_leave_hold_nobody_up() {
+fn callers_that_do_not_leave_delay_no_upgrade() {
     until_in_time(two_callers_do_not_leave);
 }
 

@@ -1,10 +1,10 @@
-//! No counter falls in an upgrade: those of clients and pushes go with the shards, those of callers and logic with the process.
+//! Counters across upgrades: those of clients and pushes belong to the shards, those of callers and logic to the process.
 
 use super::{Line, token};
 use crate::support::{BOTH, To, get, queued};
 
 #[test]
-fn no_counter_falls() {
+fn no_counter_decreases_in_an_upgrade() {
     let mut line = Line::start(&[], &[]);
     let mut clients = [0, 1].map(|user| line.server.live(BOTH[user as usize], &token(user)));
     let mut before = line.metrics();

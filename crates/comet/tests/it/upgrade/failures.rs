@@ -1,4 +1,4 @@
-//! Limits and files of the new process, and what others take before it is asked for.
+//! Limits and files of the new process, and conditions under which a server refuses an upgrade.
 
 use std::os::fd::OwnedFd;
 use std::{fs, path, thread};
@@ -15,11 +15,11 @@ use crate::support::{To, push, queued, two_cores, until};
 use crate::unix_sockets::Folder;
 
 #[test]
-fn too_few_files_are_refused_before_the_freeze() {
+fn a_limit_of_open_files_too_low_is_refused_before_the_freeze() {
     let mut line = Line::start(&[], &[]);
     let mut clients: Vec<_> =
         (0..8).map(|user| line.server.live(Transport::Tcp, &token(user))).collect();
-    // With two cores 256 are for all else.
+    // With two cores 256 files are reserved for other uses.
     let limited = |files: u32| {
         let comet = env!("CARGO_BIN_EXE_comet");
         script(
@@ -42,14 +42,14 @@ fn too_few_files_are_refused_before_the_freeze() {
     }
 }
 
-/// The PID file goes with the server to another place, stays where it is while that is taken, and goes away with its setting.
+/// The PID file moves with its setting. If the new place is in use, the upgrade fails. Without the setting the file is removed.
 #[test]
-fn a_pid_file_moves() {
+fn an_upgrade_moves_or_removes_the_pid_file() {
     let folder = Folder::new();
     let path = |name: &str| path::absolute(folder.file(name)).unwrap();
     let configure = |name: Option<&str>| {
         let section = name.map(|name| format!("pid_file = {:?}\n", path(name)));
-        // The last section is the server's.
+        // The section of the server is the last one.
         let config = file("upgrade-pid-file.toml", &two_cores(), "");
         let text = fs::read_to_string(&config).unwrap();
         let text =
@@ -60,9 +60,9 @@ fn a_pid_file_moves() {
     let number = |name| fs::read_to_string(path(name)).unwrap_or_default().trim().to_owned();
     let mut line = start_with_file(&configure(Some("first")));
     let mut client = line.server.live(Transport::WebSocket, &token(7));
-    // Clients are served before it is written.
+    // The server accepts clients before it writes the file.
     until("the file to be written", || number("first") == line.pid);
-    // Another process has it.
+    // The file at the new place is locked, as by another process.
     let taken = fs::File::create(path("second")).unwrap();
     taken.lock().unwrap();
     configure(Some("second"));
@@ -71,27 +71,27 @@ fn a_pid_file_moves() {
     drop(taken);
     line.upgrade();
     until("the file to be at its new place", || number("second") == line.pid);
-    until("the former one to be gone", || !path("first").exists());
+    until("the file at the old place to be removed", || !path("first").exists());
     configure(None);
     line.upgrade();
-    until("the last one to be gone", || !path("second").exists());
+    until("the last file to be removed", || !path("second").exists());
     assert_eq!(line.push(To::User(7), b"still here"), queued(1));
     assert_eq!(client.recv().body, b"still here");
 }
 
-/// An order to move clients off is refused for, before anybody waits or is closed.
+/// While clients are moved off, an upgrade is refused before it makes any client wait or closes it.
 #[test]
-fn clients_that_are_moved_off_are_not_handed_over() {
+fn an_upgrade_during_a_move_off_is_refused() {
     let mut line = Line::start(&[], &["protocol.handshake_timeout=\"1m\""]);
     let mut clients: Vec<_> =
         (100..160).map(|user| line.server.live(Transport::Tcp, &token(user))).collect();
     let mut silent = Peer::connect(line.server.tcp, Transport::Tcp);
-    until("it to be accepted", || line.metrics().value("comet_connections") == 61);
+    until("the silent client to be accepted", || line.metrics().value("comet_connections") == 61);
     let caller = line.caller();
     let grpc = line.server.grpc.to_string();
     let (code, ..) = run(&["ctl", "--grpc", &grpc, "move-off", "50", "--per-second", "1"]);
     assert_eq!(code, 0);
-    // No process is started.
+    // No process is started, so the message is not about this program.
     line.fail(&["--binary", "/bin/false"], "clients are moved off");
     let (code, said, error) = line.ask(&["--check"]);
     assert_eq!(code, 1, "{said}");
@@ -109,7 +109,7 @@ fn clients_that_are_moved_off_are_not_handed_over() {
     assert_eq!(silent.recv().body, b"later");
 }
 
-/// The address by which the server looks what is wanted of it, and a socket.
+/// The address at which the server looks for the options of an upgrade, and a socket.
 fn address_of(line: &Line) -> (SocketAddrUnix, OwnedFd) {
     let name = format!("comet-upgrade-{}", line.pid);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -117,9 +117,9 @@ fn address_of(line: &Line) -> (SocketAddrUnix, OwnedFd) {
     (SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap(), socket)
 }
 
-/// Any process may have that address.
+/// Any process may listen at that address, even with a full backlog.
 #[test]
-fn a_listener_that_takes_nobody_holds_up_nothing() {
+fn a_listener_with_a_full_backlog_delays_nothing() {
     let line = Line::start(&[], &[]);
     let mut client = line.server.live(Transport::Tcp, &token(7));
     let (address, listener) = address_of(&line);
@@ -141,23 +141,23 @@ fn a_listener_that_takes_nobody_holds_up_nothing() {
     assert_eq!(line.push(To::User(7), b"as before"), queued(1));
     assert_eq!(client.recv().body, b"as before");
     line.signal(Signal::TERM);
-    // A child that nobody waits for is there until its parent ends.
+    // A child of the test stays as a zombie until the test waits for it.
     until("the process to end", || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", line.pid));
         stat.map_or(true, |stat| stat.contains(") Z "))
     });
 }
 
-/// The signal is the order then, as if nobody listened.
+/// The server ignores a listener of another user, and takes the signal for the order to upgrade.
 #[test]
-fn a_listener_of_another_user_is_nobody() {
+fn a_listener_of_another_user_is_ignored() {
     if !geteuid().is_root() {
         return;
     }
     let mut line = Line::start(&[], &[]);
     let mut client = line.server.live(Transport::Tcp, &token(7));
     let (address, listener) = address_of(&line);
-    // The user of a listener is that of the thread that listens.
+    // A listener belongs to the user of the thread that listens.
     let listen = move || {
         let nobody = Uid::from_raw(65_534);
         system::set_thread_res_uid(nobody, nobody, nobody).unwrap();

@@ -1,4 +1,4 @@
-//! Which server `comet upgrade` finds where it has neither --pid nor a PID file to go by.
+//! The server that `comet upgrade` finds without --pid and without a PID file.
 
 use comet_client::Transport;
 
@@ -6,9 +6,9 @@ use super::{Line, token};
 use crate::process::{self, comet, run, with_sets};
 use crate::support::{Permit, two_cores};
 
-/// What the command has of its own is no argument of the server.
+/// The command's own arguments are not compared with those of the server.
 #[test]
-fn a_server_is_found_by_its_arguments() {
+fn an_upgrade_finds_the_server_by_its_arguments() {
     let permit = Permit::wait();
     let cores = format!("server.cores={:?}", two_cores());
     // No other server on this host has the same arguments.
@@ -32,7 +32,7 @@ fn a_server_is_found_by_its_arguments() {
     assert_eq!((code, &*error), (0, ""), "{said}");
     assert!(said.contains(": 1 connections go on "), "{said}");
     line.moved(&said);
-    // The new process has the same arguments.
+    // The new process has the same arguments, so it is found as well.
     let (code, said, error) = ask(&["--check", "--start-time=29"]);
     assert_eq!((code, &*error), (0, ""), "{said}");
 }

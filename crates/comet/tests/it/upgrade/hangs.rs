@@ -1,4 +1,4 @@
-//! A new process that hangs with everything in its hands: clients wait for about a second.
+//! A new process that hangs once it has the whole state. Clients wait about a second, then the former process continues.
 
 use std::path::PathBuf;
 use std::{env, fs, thread};
@@ -11,10 +11,10 @@ use super::{Line, script, token};
 use crate::scratch;
 use crate::support::{BOTH, PATIENCE, To, queued};
 
-/// Tells the test that is not one that it is started as a new process, and names a file that it makes before it hangs.
+/// With this variable `new_process` runs as a new process. The value names a file that it creates before it hangs.
 const ROLE: &str = "COMET_TEST_HANGS";
 
-/// Not a test: the new process, which takes all and is stopped.
+/// Not a test of its own, but the new process: it receives the state and stops itself.
 #[test]
 fn new_process() {
     let Some(stopped) = env::var_os(ROLE) else { return };
@@ -31,7 +31,7 @@ fn new_process() {
     }
 }
 
-/// A program that does so, in a file of this name, and the file that it writes then.
+/// A program, in a file with this name, that hangs as a new process; and the file that it creates before.
 pub(super) fn one_that_hangs(name: &str) -> (String, PathBuf) {
     let test = env::current_exe().unwrap();
     let stopped = scratch::folder().join(format!("{name}.time"));
@@ -45,12 +45,12 @@ pub(super) fn one_that_hangs(name: &str) -> (String, PathBuf) {
 }
 
 #[test]
-fn clients_wait_about_a_second_for_one_that_hangs() {
+fn the_server_continues_soon_if_the_new_process_hangs() {
     let mut line = Line::start(&[], &[]);
     let mut clients = [0, 1].map(|user| line.server.live(BOTH[user as usize], &token(user)));
     let (hangs, stopped) = one_that_hangs("upgrade-is-stopped");
     line.fail(&["--binary", &hangs], "does not answer in time");
-    // Most of the bound is for a loaded machine.
+    // The bound is long, as the machine may be loaded.
     let took = fs::metadata(&stopped).unwrap().modified().unwrap().elapsed().unwrap();
     assert!(took < PATIENCE / 2, "{took:?}");
     assert_eq!(line.metrics().value("comet_upgrades_total{result=\"late\"}"), 1);

@@ -1,12 +1,12 @@
-//! Keys of tokens from URLs go on in the new process.
+//! The new process keeps the token keys that were fetched from URLs.
 
 use super::Line;
 use crate::jwks::{Signer, Web, connect, ok, set, sets};
 use crate::process::line_with;
 
-/// Their server is away then.
+/// During the upgrade the server of the keys fails.
 #[test]
-fn a_key_that_was_fetched_lets_clients_in_afterwards() {
+fn fetched_keys_are_valid_in_the_new_process() {
     let (known, nobodys) = (Signer::new("known"), Signer::new("nobody's"));
     let web = Web::start(None);
     web.set("/keys", ok(&set(&[&known])));

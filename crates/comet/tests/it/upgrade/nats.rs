@@ -1,4 +1,4 @@
-//! A host that pushes for others through NATS is upgraded, and the other host does not notice it.
+//! One of two hosts with NATS is upgraded, and the other host is not affected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::two_hosts::until_others_had_their_time;
 use super::{Line, token};
 
 pub(super) const ROOM: &str = "live://1";
-/// The last body a client gets.
+/// The body of the last push.
 pub(super) const END: &str = "end";
-/// Clients of each host.
+/// The number of clients of each host.
 pub(super) const CLIENTS: usize = 2;
 const UPGRADES: usize = 3;
 
 pub(super) struct Hosts {
-    /// It is upgraded.
+    /// The host that is upgraded.
     pub(super) line: Line,
     pub(super) other: Server,
     pub(super) nats: NatsServer,
@@ -39,7 +39,7 @@ impl Hosts {
         Self::start_with(&[], sets, &[])
     }
 
-    /// With arguments for `nats-server`, settings of both, and of the one that is upgraded.
+    /// Starts with arguments for `nats-server`, settings for both hosts, and settings for the one that is upgraded.
     pub(super) fn start_with(arguments: &[&str], sets: &[&str], upgraded: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
         let nats = NatsServer::start(arguments)?;
@@ -71,12 +71,12 @@ impl Hosts {
         }
     }
 
-    /// NATS has the subscription of a host once a push of the other one reaches all clients.
+    /// Waits until a push from each host reaches all clients, so that NATS has the subscriptions of both hosts.
     fn until_subscribed(&self, grpc: &[String]) {
         let mut number = 0;
         for grpc in grpc {
             let caller = PushClient::connect(grpc).unwrap();
-            until("a push to reach all", || {
+            until("a push to reach all clients", || {
                 number += 1;
                 let body = format!("ready {number}");
                 try_push(&caller, To::Room(ROOM), 5, body.as_bytes())
@@ -94,7 +94,7 @@ impl Hosts {
     }
 }
 
-/// All bodies until the last one.
+/// All bodies up to the last one.
 pub(super) fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
     thread::spawn(move || {
         let mut bodies = Vec::new();
@@ -108,7 +108,7 @@ pub(super) fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
     })
 }
 
-/// What became of each push of a caller, with so long a pause between them; `None`: its caller does not know.
+/// Pushes at a host with `pause` between pushes. Returns the ledgers. `None`: the caller does not know the result of the push.
 pub(super) fn call(
     host: &'static str,
     grpc: String,
@@ -118,7 +118,7 @@ pub(super) fn call(
     thread::spawn(move || {
         let mut ledgers = Vec::new();
         while !is_over.load(SeqCst) {
-            // Each process has callers of its own.
+            // The new process does not have the connections of callers, so a caller connects again.
             let Ok(caller) = PushClient::connect(&grpc) else {
                 thread::sleep(Duration::from_millis(1));
                 continue;
@@ -139,7 +139,7 @@ pub(super) fn call(
 }
 
 #[test]
-fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
+fn pushes_between_hosts_arrive_once_while_one_is_upgraded() {
     let Some(mut hosts) = Hosts::start(&[]) else { return };
     let readers: Vec<_> = hosts.clients().into_iter().map(read).collect();
     let (is_over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -150,7 +150,7 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
         call(host, grpc, Duration::ZERO, (Arc::clone(&is_over), Arc::clone(&made)))
     });
     let callers: Vec<_> = callers.collect();
-    // A program that is no comet expects no answer. It keeps the pace of the callers: a flood would leave them no turn.
+    // Another program expects no reply. It pushes as fast as the callers, as a flood would leave them no CPU.
     let program = {
         let (mut program, is_over) = (hosts.nats.program(), Arc::clone(&is_over));
         let made = Arc::clone(&made);
@@ -210,19 +210,22 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
     let unknown = ledgers.iter().flatten().filter(|ledger| ledger.is_none()).count();
     let pushes: usize = ledgers.iter().map(Vec::len).sum();
     eprintln!("{pushes} pushes, {named} name a host, {unknown} unknown; {published} published");
-    assert!(unknown <= UPGRADES, "{unknown} of {pushes} callers do not know");
+    assert!(unknown <= UPGRADES, "{unknown} of {pushes} pushes have an unknown result");
     let came = |number: u64| delivered.get(&format!("program {number}")).copied().unwrap_or(0);
     let came = (0..published).map(|number| (number, came(number)));
     let missing: Vec<(u64, u64)> = came.filter(|(_, came)| *came != all).collect();
-    assert!(missing.is_empty(), "pushes of a program, and how many got each: {missing:?}");
-    // The clients are still there.
+    assert!(
+        missing.is_empty(),
+        "missing pushes of the program, and the number of clients that got them: {missing:?}"
+    );
+    // The clients are still connected.
     push(&caller, To::Room(ROOM), 5, b"still there");
     for peer in &mut peers {
         while peer.recv().body != b"still there" {}
     }
 }
 
-/// The owner of a key is as old as it was: who came later elsewhere takes its place, and it takes the place of nobody.
+/// An upgrade does not change the age of a session: a younger one on another host replaces it, and it replaces no younger one.
 #[test]
 fn a_key_has_one_owner_on_all_hosts_after_an_upgrade() {
     let Some(mut hosts) = Hosts::start(&["nats.sessions=true"]) else { return };
@@ -243,9 +246,9 @@ fn a_key_has_one_owner_on_all_hosts_after_an_upgrade() {
     stays.close_notice();
 }
 
-/// The new process cannot learn what the former one held. The next upgrade waits until it gives that up.
+/// A stopped NATS cannot give the new process the pushes of the former one. The second upgrade waits until it has given up.
 #[test]
-fn a_host_without_a_connection_is_upgraded_again() {
+fn a_host_can_be_upgraded_twice_while_nats_is_stopped() {
     let Some(mut hosts) = Hosts::start(&[]) else { return };
     let mut client = hosts.line.server.live(BOTH[0], &token(1));
     hosts.nats.pause(true);
@@ -259,9 +262,9 @@ fn a_host_without_a_connection_is_upgraded_again() {
     assert_eq!(client.recv().body, b"together");
 }
 
-/// The successor ends amid the hand-over: what was held is begun here.
+/// The new process ends early, so the former one makes the pushes that it held back.
 #[test]
-fn a_host_whose_upgrade_fails_goes_on_with_its_pushes() {
+fn a_host_continues_to_receive_pushes_after_a_failed_upgrade() {
     let Some(hosts) = Hosts::start(&[]) else { return };
     let mut clients = hosts.clients();
     hosts.line.fail(&["--binary", "/bin/false"], "the new process ended");

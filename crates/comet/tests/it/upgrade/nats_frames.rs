@@ -1,4 +1,4 @@
-//! A caller of push frames goes on while its host is upgraded: each of its pushes is made once on both hosts, or it knows which were not.
+//! Push frames at a host that is upgraded: each push is made once on both hosts, or the caller learns that it was not made.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use crate::unix_sockets::Folder;
 
 use super::nats::{CLIENTS, END, Hosts, ROOM, read};
 
-/// Pushes without an answer.
+/// Pushes without a reply.
 const WINDOW: u32 = 200;
 const UPGRADES: usize = 3;
 const DEADLINE_EXCEEDED: u32 = 4;
 const UNAVAILABLE: u32 = 14;
 
-/// Ends the caller at the end of the test, also if an assertion fails.
+/// Ends the caller at the end of the test, even if an assertion fails.
 struct Over(Arc<AtomicBool>);
 
 impl Drop for Over {
@@ -30,8 +30,8 @@ impl Drop for Over {
     }
 }
 
-/// Pushes numbers by one connection after the other: each begins with the first one that has no answer, as that was not made. Returns
-/// what became of them.
+/// Pushes numbers by one connection after the other. Each begins with the first number without a ledger: that push was not made.
+/// Returns the ledgers, and the number of connections.
 fn call(
     path: PathBuf,
     (is_over, made): (Arc<AtomicBool>, Arc<AtomicU64>),
@@ -52,18 +52,18 @@ fn call(
                     pusher.begin(PushTarget::Room(ROOM), 5, body.as_bytes());
                     begun += 1;
                 }
-                // The host has closed its end. There may be answers yet.
+                // The host has closed its side. Replies may still follow.
                 has_ended |= pusher.flush().is_err();
                 match pusher.next() {
                     Ok(Ok(ledger)) => {
                         ledgers.push(ledger);
                         made.fetch_add(1, SeqCst);
                     }
-                    // It was made. The hosts were late to tell.
+                    // The push was made, but the hosts reported it too late.
                     Ok(Err(refused)) if refused.status == DEADLINE_EXCEEDED => {
                         ledgers.push(PushLedger { unanswered: 1, ..PushLedger::default() });
                     }
-                    // All behind it are answered in the same way, or not at all.
+                    // All later pushes get the same reply, or none.
                     Ok(Err(refused)) => {
                         assert_eq!(refused.status, UNAVAILABLE, "{refused}");
                         assert!(refused.message.contains("was not made"), "{refused}");
@@ -78,7 +78,7 @@ fn call(
 }
 
 #[test]
-fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
+fn push_frames_are_made_once_on_both_hosts_while_one_is_upgraded() {
     let folder = Folder::new();
     let frames = format!("push.frames=[\"{}\"]", folder.address("frames"));
     let Some(mut hosts) = Hosts::start_with(&[], &["protocol.svr_proto=1000"], &[&frames]) else {
@@ -129,11 +129,11 @@ fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
         assert!(here + there >= ledger.queued, "{number}: {there}, {ledger:?}");
     }
     assert!(delivered.is_empty(), "made without an answer: {delivered:?}");
-    // Before and after each upgrade all but those that were under way.
+    // Before and after each upgrade all ledgers are complete, except those of pushes under way.
     let unnamed = ledgers.len() as u64 - named;
     assert!(unnamed >= (UPGRADES as u64 + 1) * u64::from(WINDOW), "{unnamed} of {}", ledgers.len());
     eprintln!(
-        "{} pushes by {connections} connections, {named} name a host, {missed} missed it",
+        "{} pushes by {connections} connections, {named} name a host, {missed} missed by the other host",
         ledgers.len()
     );
     hosts.line.metrics().assert_balanced();

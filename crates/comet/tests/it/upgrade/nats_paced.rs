@@ -1,4 +1,4 @@
-//! The part of an upgraded host in a paced broadcast of several goes on, and still ends with the others.
+//! An upgraded host continues its part of a paced broadcast of several hosts, and the broadcast still ends on all of them.
 
 use comet::blocking_client::PushClient;
 use comet_client::Transport;
@@ -11,9 +11,9 @@ use crate::support::{Metrics, To, push, until, until_reaches};
 use super::nats::Hosts;
 use super::token;
 
-/// Half of them of each host.
+/// The number of clients, half of them on each host.
 const CLIENTS: u32 = 200;
-/// Connections a second of both. Each core visits at least one a second, so with so many clients it does not end by itself.
+/// Connections a second of both hosts, so few that a broadcast does not end by itself. Each core visits at least one a second.
 const SLOW: u32 = 2;
 
 fn ctl(host: &Server, order: &[&str]) -> Vec<Value> {
@@ -35,7 +35,7 @@ fn queued(hosts: &Hosts) -> u64 {
     hosts.iter().map(|host| Metrics::read(host.stat).value("comet_queued_total")).sum()
 }
 
-/// How many clients got it once. The next push comes right behind.
+/// How many clients got the broadcast, each once. The next push shows that no more of it comes.
 fn receivers(hosts: &Hosts, clients: &mut [Peer], paced: &[u8]) -> u64 {
     let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
     assert_eq!(push(&caller, To::All, 5, b"next").queued, clients.len() as u64);
@@ -43,7 +43,7 @@ fn receivers(hosts: &Hosts, clients: &mut [Peer], paced: &[u8]) -> u64 {
 }
 
 #[test]
-fn a_part_of_a_paced_broadcast_goes_on_after_an_upgrade_and_ends_with_the_others() {
+fn an_upgraded_host_continues_its_part_of_a_paced_broadcast() {
     let Some(mut hosts) = Hosts::start_with(&[], &[], &[]) else { return };
     let user = |user: u32| {
         let host = if user.is_multiple_of(2) { &hosts.line.server } else { &hosts.other };
@@ -51,7 +51,7 @@ fn a_part_of_a_paced_broadcast_goes_on_after_an_upgrade_and_ends_with_the_others
     };
     let mut clients: Vec<_> = (0..CLIENTS).map(user).collect();
     let all = u64::from(CLIENTS);
-    // By the host that is upgraded, and by the other one.
+    // Begun by the upgraded host, and by the other one.
     for by_other in [true, false] {
         let grpc = if by_other { hosts.other.grpc } else { hosts.line.server.grpc };
         let caller = PushClient::connect(&grpc.to_string()).unwrap();
@@ -75,11 +75,11 @@ fn a_part_of_a_paced_broadcast_goes_on_after_an_upgrade_and_ends_with_the_others
         };
         let ledger = ctl(host, &["cancel", &id.to_string()]).remove(0);
         for host in [&hosts.line.server, &hosts.other] {
-            until("it to end", || ctl(host, &["broadcasts"]).is_empty());
+            until("the broadcast to end", || ctl(host, &["broadcasts"]).is_empty());
         }
         let got = queued(&hosts) - before;
         assert_eq!(ledger, json!({ "matched": got, "queued": got, "dropped": {} }));
-        assert!(got < all, "it was cancelled before its end");
+        assert!(got < all, "the broadcast was cancelled before its end");
         assert_eq!(receivers(&hosts, &mut clients, b"paced"), got);
     }
 }

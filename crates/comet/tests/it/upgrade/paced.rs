@@ -1,4 +1,4 @@
-//! Paced broadcasts go on in the process that has taken over.
+//! Paced broadcasts continue in the new process.
 
 use serde_json::{Value, json};
 
@@ -8,10 +8,10 @@ use crate::support::{BOTH, To, two_cores, until};
 
 use super::{Line, file, start_with_file, token};
 
-/// So many that a slow broadcast is under way for longer than upgrades and orders of a slow machine take.
+/// So many clients that a slow broadcast lasts longer than upgrades and calls of `comet ctl` on a slow machine.
 const CLIENTS: usize = 200;
 
-/// An object a line.
+/// The JSON objects that `comet ctl` prints, one a line.
 fn ctl(line: &Line, order: &[&str]) -> Result<Vec<Value>, String> {
     let grpc = line.server.grpc.to_string();
     let (code, said, error) = run(&[&["ctl", "--grpc", &grpc], order, &["--json"]].concat());
@@ -45,35 +45,35 @@ fn clients(line: &Line) -> Vec<Peer> {
         .collect()
 }
 
-/// How many clients have it, each once. The next push comes right behind.
+/// How many clients got the broadcast, each once. The next push shows that no more of it comes.
 fn receivers(line: &Line, clients: &mut [Peer], paced: &[u8]) -> u64 {
     line.push(To::All, b"next");
     receivers_before_next(clients, paced)
 }
 
-/// Each upgrade is to a process with another number of cores. The broadcast would take 100 seconds, which the upgrades
-/// do not; it is cancelled after them.
+/// Each upgrade is to a process with another number of cores. The broadcast would take 100 seconds, longer than the upgrades,
+/// and is cancelled after them.
 #[test]
-fn a_paced_broadcast_goes_on_in_another_process() {
+fn a_paced_broadcast_continues_in_the_new_process() {
     const NAME: &str = "upgrade-paced.toml";
     let cores = two_cores();
     let first = cores.split(',').next().unwrap();
     let mut line = start_with_file(&file(NAME, first, ""));
     let mut clients = clients(&line);
     begin(&line, 2, b"paced");
-    let [begun] = &list(&line)[..] else { panic!("one is under way") };
+    let [begun] = &list(&line)[..] else { panic!("one broadcast is under way") };
     let id = begun["id"].clone();
     let mut before = 0;
     for cores in [&cores, first] {
-        until("it to go on", || queued(&line) > before);
+        until("the broadcast to continue", || queued(&line) > before);
         file(NAME, cores, "");
         line.upgrade();
         before = queued(&line);
-        let [moved] = &list(&line)[..] else { panic!("it does not go on") };
+        let [moved] = &list(&line)[..] else { panic!("the broadcast does not continue") };
         assert_eq!((&moved["id"], &moved["speed"]), (&id, &json!(2)));
         assert!(moved["since_ms"].as_u64() > Some(0), "{moved}");
     }
-    until("it to go on", || queued(&line) > before);
+    until("the broadcast to continue", || queued(&line) > before);
     let ledger = cancel(&line, &id).unwrap().remove(0);
     let metrics = line.metrics();
     let queued = metrics.value("comet_queued_total");
@@ -85,24 +85,24 @@ fn a_paced_broadcast_goes_on_in_another_process() {
     assert_eq!(receivers(&line, &mut clients, b"paced"), queued);
 }
 
-/// It may be over before the upgrades on a slow machine.
+/// On a slow machine the broadcast may end before the upgrades.
 #[test]
-fn a_paced_broadcast_that_has_moved_reaches_everybody_once() {
+fn a_paced_broadcast_reaches_every_client_once_across_upgrades() {
     let mut line = Line::start(&[], &[]);
     let mut clients = clients(&line);
     begin(&line, 75, b"paced");
     for _ in 0..2 {
         line.upgrade();
     }
-    until("it to end", || list(&line).is_empty());
+    until("the broadcast to end", || list(&line).is_empty());
     assert_eq!(queued(&line), CLIENTS as u64);
     line.metrics().assert_balanced();
     assert_eq!(receivers(&line, &mut clients, b"paced"), CLIENTS as u64);
 }
 
-/// The new process has ended before it took over.
+/// The new process ends before it has taken over.
 #[test]
-fn a_paced_broadcast_goes_on_where_an_upgrade_fails() {
+fn a_paced_broadcast_continues_after_a_failed_upgrade() {
     let line = Line::start(&[], &[]);
     let mut clients = clients(&line);
     begin(&line, 2, b"slow");
@@ -110,13 +110,13 @@ fn a_paced_broadcast_goes_on_where_an_upgrade_fails() {
     line.fail(&["--binary", "/bin/false"], "");
     let before = queued(&line);
     assert_eq!(list(&line)[0]["id"], id);
-    until("it to go on", || queued(&line) > before);
+    until("the broadcast to continue", || queued(&line) > before);
     let ledger = cancel(&line, &id).unwrap().remove(0);
     assert_eq!(ledger["queued"], json!(queued(&line)));
     assert_eq!(json!(receivers(&line, &mut clients, b"slow")), ledger["queued"]);
 
     begin(&line, 200, b"fast");
     line.fail(&["--binary", "/bin/false"], "");
-    until("it to end", || list(&line).is_empty());
+    until("the broadcast to end", || list(&line).is_empty());
     assert_eq!(receivers(&line, &mut clients, b"fast"), CLIENTS as u64);
 }

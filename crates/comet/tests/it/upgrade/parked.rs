@@ -1,4 +1,4 @@
-//! Sessions that are parked while another process takes over.
+//! Sessions that are parked during an upgrade.
 
 use comet::blocking_client::Ledger;
 use comet_client::{Client, Options, Resumed, Transport};
@@ -19,7 +19,7 @@ fn connect(line: &Line, transport: Transport) -> Client {
 }
 
 #[test]
-fn sessions_that_are_parked_go_on_in_another_process() {
+fn parked_sessions_continue_in_the_new_process() {
     let mut line = Line::start(&[], &["resume.window=\"1m\""]);
     let parked = Ledger { parked: 1, ..queued(0) };
     let mut client = connect(&line, Transport::Tcp);

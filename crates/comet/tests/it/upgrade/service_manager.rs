@@ -1,4 +1,4 @@
-//! What the service manager is told in an upgrade, so that it ends neither process.
+//! The messages to the service manager during an upgrade. Without them it would end both processes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::process::{self, run};
 use crate::scratch;
 use crate::support::{PATIENCE, To, queued, until};
 
-/// Tells the test that is not one that it is started as a new process, and names a file that it makes once it has all.
+/// With this variable `new_process` runs as a new process. The value names a file that it creates once it has the whole state.
 const ROLE: &str = "COMET_TEST_IS_SLOW";
 
-/// Not a test: the new process, which is busy with the state until there is a file.
+/// Not a test of its own, but the new process: it is busy with the state until the file is removed.
 #[test]
 fn new_process() {
     let Some(taken) = env::var_os(ROLE) else { return };
@@ -32,14 +32,14 @@ fn new_process() {
 
 fn start(manager: &Manager) -> Line {
     let path = manager.path.to_str().unwrap();
-    // Told every 200 ms.
+    // The server feeds this watchdog every 200 ms.
     let environment = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "400000")];
     Line::of(process::Server::start_in(&environment, &[], &[]))
 }
 
-/// A core that is silent for three seconds starves it, but a frozen core has to be silent.
+/// A core that is silent for three seconds stops the messages to the watchdog, but a frozen core has to be silent.
 #[test]
-fn a_hand_over_that_takes_its_time_starves_no_watchdog() {
+fn the_watchdog_is_fed_during_a_slow_hand_over() {
     let manager = Manager::new("slow.notify");
     let line = start(&manager);
     let mut client = line.server.live(Transport::Tcp, &token(7));
@@ -51,7 +51,7 @@ fn a_hand_over_that_takes_its_time_starves_no_watchdog() {
     );
     let (slow, pid) = (script("upgrade-is-slow", &text), line.pid.clone());
     let order = thread::spawn(move || run(&["upgrade", "--pid", &pid, "--binary", &slow]));
-    until("the new process to have all", || taken.exists());
+    until("the new process to have the whole state", || taken.exists());
     let begin = fs::metadata(&taken).unwrap().modified().unwrap();
     let mut is_fed = false;
     while !is_fed && !order.is_finished() {
@@ -67,14 +67,14 @@ fn a_hand_over_that_takes_its_time_starves_no_watchdog() {
     assert_eq!(client.recv().body, b"as before");
 }
 
-/// Both say which process is the main one: the former one may end before it does.
+/// Both processes send the new process ID, as the former one may end before its message is read.
 #[test]
 fn each_process_names_the_new_main_process() {
     let manager = Manager::new("main.notify");
     let mut line = start(&manager);
     let pid = line.pid.clone();
     let order = thread::spawn(move || run(&["upgrade", "--pid", &pid]));
-    // Read meanwhile: what finds the queue full is lost.
+    // Read during the upgrade, as messages to a full queue are lost.
     let notices = std::iter::repeat_with(|| manager.told());
     let named: Vec<_> = notices.filter(|told| told.starts_with("MAINPID=")).take(2).collect();
     let (code, said, error) = order.join().unwrap();

@@ -1,4 +1,4 @@
-//! Signals that reach the former process while it hands over.
+//! Signals to the former process during the hand-over.
 
 use std::path::Path;
 use std::{fs, thread};
@@ -12,9 +12,9 @@ use crate::process::{line_with, run};
 use crate::scratch;
 use crate::support::{BOTH, To, queued, until, until_in_time};
 
-/// A new process that takes its time is ended, and the server drains.
+/// The new process is slow. The signal ends it, and the server drains.
 #[test]
-fn a_signal_to_end_prevails_until_the_commit() {
+fn sigterm_before_the_commit_ends_the_new_process_and_drains() {
     let line = Line::start(&[], &[]);
     let mut client = line.server.live(Transport::Tcp, &token(7));
     let started = scratch::folder().join("upgrade-is-ended.pid");
@@ -34,9 +34,9 @@ fn a_signal_to_end_prevails_until_the_commit() {
     assert!(!Path::new("/proc").join(new.trim()).exists(), "process {new} is left");
 }
 
-/// Amid the waits for clients, when the new process has read its configuration.
+/// The server waits for replies of logic to its clients, and the new process has read its configuration already.
 #[test]
-fn a_signal_to_end_ends_the_waits_of_a_freeze() {
+fn sigint_during_the_freeze_ends_the_wait_for_logic() {
     until_in_time(a_signal_ends_a_wait_for_logic);
 }
 
@@ -60,9 +60,9 @@ fn a_signal_ends_a_wait_for_logic() -> bool {
     true
 }
 
-/// The new process has read its configuration before the order to read it again.
+/// SIGHUP comes after the new process has read its configuration, so it must reach that process.
 #[test]
-fn an_order_to_reload_reaches_the_process_that_goes_on() {
+fn sighup_during_the_hand_over_reaches_the_new_process() {
     until_in_time(a_reload_comes_amid_a_wait_for_logic);
 }
 

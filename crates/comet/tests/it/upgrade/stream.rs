@@ -1,4 +1,4 @@
-//! A host that shares the histories of rooms with others is upgraded: the new process reads the stream on where the former one was.
+//! A host that shares histories of rooms is upgraded: the new process continues to read the stream where the former one stopped.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::support::{Metrics, PATIENCE, SetOnDrop, To, push, until, until_more};
 use super::hangs::one_that_hangs;
 use super::nats::{Hosts, ROOM, call};
 
-/// The last body a client gets.
+/// The body of the last push.
 const END: &str = "end";
 const UPGRADES: usize = 3;
-/// Pushes between two of them, and the pause behind each: a room is to keep all of a test.
+/// Pushes between two upgrades, and the pause after each, so that the history of a room has space for all pushes of a test.
 const PUSHES: u64 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Two hosts, and where their stream is kept.
+/// Two hosts, and the folder of their stream.
 struct Rig {
     hosts: Hosts,
     store: PathBuf,
@@ -30,7 +30,7 @@ struct Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // What is left is in the directory of temporary files.
+        // A failure is ignored, as the folder is in the directory of temporary files.
         let _ = std::fs::remove_dir_all(&self.store);
     }
 }
@@ -61,7 +61,7 @@ impl Rig {
         self.until_read();
     }
 
-    /// A client of the host that is upgraded, and one of the other.
+    /// A client of the host that is upgraded, and one of the other host.
     fn clients(&self) -> [Client; 2] {
         let Hosts { line, other, .. } = &self.hosts;
         [line.server.tcp, other.tcp].map(|address| {
@@ -70,7 +70,7 @@ impl Rig {
         })
     }
 
-    /// Clients that come back, and what they are told.
+    /// Clients that come back, and the replies to them.
     fn back(&self, since: Position) -> [(Client, Joined); 2] {
         self.clients().map(|mut client| {
             let joined = client.add_room_since(ROOM, since).unwrap();
@@ -84,12 +84,12 @@ impl Rig {
 }
 
 fn next(client: &mut Client) -> (String, Position) {
-    let message = client.receive_timeout(PATIENCE).unwrap().expect("a push comes");
+    let message = client.receive_timeout(PATIENCE).unwrap().expect("a push arrives");
     let position = message.position.expect("the room has a history");
     (String::from_utf8(message.body).unwrap(), position)
 }
 
-/// All bodies with their positions, until the last one.
+/// All bodies with their positions, up to the last one.
 fn read(mut client: Client) -> JoinHandle<(Client, Vec<(String, Position)>)> {
     thread::spawn(move || {
         let mut all = Vec::new();
@@ -101,7 +101,7 @@ fn read(mut client: Client) -> JoinHandle<(Client, Vec<(String, Position)>)> {
 }
 
 #[test]
-fn positions_go_on_and_the_stream_is_not_read_again() {
+fn positions_continue_and_the_stream_is_not_read_again() {
     let Some(mut rig) = Rig::start("stream-upgraded") else { return };
     let mut clients = rig.clients();
     let first = clients.each_mut().map(|client| client.add_room(ROOM).unwrap().position.unwrap());
@@ -125,7 +125,11 @@ fn positions_go_on_and_the_stream_is_not_read_again() {
     for number in 3..=4 {
         let read = rig.read_by_the_line();
         rig.upgrade();
-        assert_eq!(rig.read_by_the_line(), read, "the new process goes on where the former was");
+        assert_eq!(
+            rig.read_by_the_line(),
+            read,
+            "the new process continues where the former one stopped"
+        );
         let body = number.to_string();
         let ledger = push(&caller, To::Room(ROOM), 5, body.as_bytes());
         assert_eq!((ledger.queued, &*ledger.unanswered), (2, &[][..]), "both hosts answer");
@@ -148,7 +152,7 @@ fn positions_go_on_and_the_stream_is_not_read_again() {
 }
 
 #[test]
-fn each_push_of_the_stream_comes_once_and_in_order_while_a_host_is_upgraded() {
+fn stored_pushes_arrive_once_and_in_order_while_a_host_is_upgraded() {
     let Some(mut rig) = Rig::start("stream-upgraded-amid-pushes") else { return };
     let mut clients = rig.clients();
     let first = clients.each_mut().map(|client| client.add_room(ROOM).unwrap().position.unwrap());
@@ -196,20 +200,20 @@ fn each_push_of_the_stream_comes_once_and_in_order_while_a_host_is_upgraded() {
         }
     }
     eprintln!("{known} pushes, {named} name a host, {unknown} unknown");
-    assert!(unknown <= 2 * UPGRADES, "{unknown} callers do not know");
+    assert!(unknown <= 2 * UPGRADES, "{unknown} pushes have an unknown result");
     for (mut client, joined) in rig.back(first[0]) {
         assert_eq!(joined.recovered, Some(all.len() as u32));
         for expected in &all {
-            // What was missed has positions that are counted back from the last.
+            // Only bodies are compared: positions of recovered pushes are counted back from the last one.
             assert_eq!(next(&mut client).0, expected.0);
         }
     }
     rig.hosts.line.metrics().assert_balanced();
 }
 
-/// The new process hangs with the state in its hands. What came meanwhile waits in the stream.
+/// The new process hangs once it has the state. Pushes meanwhile wait in the stream.
 #[test]
-fn a_host_whose_upgrade_fails_reads_the_stream_on() {
+fn a_host_continues_to_read_the_stream_after_a_failed_upgrade() {
     let Some(mut rig) = Rig::start("stream-not-upgraded") else { return };
     let mut clients = rig.clients();
     let first = clients.each_mut().map(|client| client.add_room(ROOM).unwrap().position.unwrap());
@@ -221,7 +225,7 @@ fn a_host_whose_upgrade_fails_reads_the_stream_on() {
     until_more("pushes", &made, PUSHES);
     let (hangs, stopped) = one_that_hangs("upgrade-of-a-stream-is-stopped");
     rig.hosts.line.fail(&["--binary", &hangs], "does not answer in time");
-    assert!(stopped.exists(), "it had the state");
+    assert!(stopped.exists(), "the new process had the state");
     until_more("pushes", &made, PUSHES);
     rig.upgrade();
     is_over.store(true, SeqCst);

@@ -1,4 +1,4 @@
-//! Clients whose messages logic has not answered when the upgrade begins: nobody is closed for that, and logic hears each message
+//! Clients whose messages logic has not answered when the upgrade begins: none is closed for that, and logic gets each message
 //! once.
 
 use std::io::copy;
@@ -16,10 +16,10 @@ use crate::peer::{Peer, message};
 use crate::process::{line_with, run};
 use crate::support::{BOTH, PATIENCE, To, queued, two_cores, until, until_in_time};
 
-/// How long a server that hands over waits for the answers of logic.
+/// How long a server waits for replies of logic before the hand-over.
 const ANSWERS: Duration = Duration::from_secs(3);
 
-/// The user and the number of the next client message that logic is asked about.
+/// The user and the sequence of the next client message that logic receives.
 pub(super) fn received(logic: &FakeLogic) -> (i64, i32) {
     logic.asked(|asked| match asked {
         Asked::Receive(request) => Some((request.mid, request.proto.unwrap_or_default().seq)),
@@ -27,7 +27,7 @@ pub(super) fn received(logic: &FakeLogic) -> (i64, i32) {
     })
 }
 
-/// Passes connections on to a server, each once it is open.
+/// A proxy to a server. While it is closed, connections wait.
 struct Gate {
     address: SocketAddr,
     is_open: Arc<(Mutex<bool>, Condvar)>,
@@ -48,7 +48,7 @@ impl Gate {
                 let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 for (mut from, mut to) in [(client, server), back] {
                     thread::spawn(move || {
-                        // Either may have been closed by the other direction.
+                        // The other direction may have closed the sockets already.
                         let _ = (copy(&mut from, &mut to), to.shutdown(Shutdown::Both));
                     });
                 }
@@ -63,13 +63,13 @@ impl Gate {
     }
 }
 
-/// A server whose logic takes a user's number for a token.
+/// A server whose logic accepts a user's number as a token.
 pub(super) fn start() -> (FakeLogic, Line) {
     let (logic, _, line) = start_behind_gate();
     (logic, line)
 }
 
-/// The same, and what its connections to logic go through.
+/// The same, and the proxy between the server and logic.
 fn start_behind_gate() -> (FakeLogic, Gate, Line) {
     let logic = FakeLogic::start();
     let gate = Gate::to(logic.address);
@@ -83,7 +83,7 @@ fn start_behind_gate() -> (FakeLogic, Gate, Line) {
     let addrs = format!("logic.addrs=[\"{}\"]", gate.address);
     let line = Line::start(&[], &[&addrs, "logic.timeout=\"20s\""]);
     let up = format!("comet_logic_up{{address=\"{}\"}}", gate.address);
-    until("logic to be there", || line.metrics().value(&up) == 1);
+    until("logic to be connected", || line.metrics().value(&up) == 1);
     (logic, gate, line)
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Order {
     said: JoinHandle<(i32, String, String)>,
 }
 
-/// Orders an upgrade. Returns once the server reads no more of its clients, and waits for the answers that some of them wait for.
+/// Starts an upgrade. Returns once the server has stopped to read from its clients and waits for replies of logic.
 pub(super) fn order(line: &Line) -> Order {
     let (begun, pid) = (Instant::now(), line.pid.clone());
     let said = thread::spawn(move || run(&["upgrade", "--pid", &pid]));
@@ -102,14 +102,14 @@ pub(super) fn order(line: &Line) -> Order {
 }
 
 impl Order {
-    /// What was said in the end, and whether all of it took so long that the server may have waited in vain for an answer that the
-    /// machine was late with.
+    /// The result of the command, and whether the upgrade took so long that the server may have stopped waiting for a reply, as
+    /// the machine was slow.
     pub(super) fn end(self) -> ((i32, String, String), bool) {
         let said = self.said.join().unwrap();
         (said, self.begun.elapsed() >= ANSWERS)
     }
 
-    /// What was said about an upgrade that closes nobody. `None`: it closed somebody, and the machine may have been late.
+    /// The output of an upgrade that closed no client. `None`: it closed some, as the machine may have been too slow.
     #[track_caller]
     pub(super) fn has_moved_all(self, line: &mut Line) -> Option<String> {
         let ((code, said, error), may_be_late) = self.end();
@@ -122,11 +122,11 @@ impl Order {
 }
 
 #[test]
-fn who_waits_for_an_answer_goes_on_once_it_is_there() {
-    until_in_time(four_go_on_once_logic_has_answered);
+fn clients_that_wait_for_logic_are_handed_over_after_the_reply() {
+    until_in_time(hand_over_four_clients);
 }
 
-fn four_go_on_once_logic_has_answered() -> bool {
+fn hand_over_four_clients() -> bool {
     let (logic, mut line) = start();
     let mut clients: Vec<Peer> =
         (1..=4).map(|user| line.server.live(BOTH[user % 2], &user.to_string())).collect();
@@ -148,7 +148,7 @@ fn four_go_on_once_logic_has_answered() -> bool {
         asked.extend((0..4).map(|_| received(&logic)));
         asked.sort_unstable();
         let all: Vec<_> = (1..=4).flat_map(|user| [(user, first + 1), (user, first + 2)]).collect();
-        assert_eq!(asked, all, "each once");
+        assert_eq!(asked, all, "logic gets each message once");
         for (user, client) in (1..).zip(&mut clients) {
             assert_eq!(client.recv(), message(op::SEND, first + 1, b""));
             assert_eq!(client.recv(), message(op::SEND, first + 2, b""));
@@ -163,9 +163,9 @@ fn four_go_on_once_logic_has_answered() -> bool {
     true
 }
 
-/// The new process has no connection to logic yet when its clients talk.
+/// The new process is not connected to logic yet when its clients send messages.
 #[test]
-fn who_talks_before_logic_is_reached_is_heard() {
+fn messages_before_the_connection_to_logic_are_delivered() {
     let (logic, gate, mut line) = start_behind_gate();
     let [first, second] = BOTH;
     let mut clients = [line.server.live(first, "1"), line.server.live(second, "2")];
@@ -174,23 +174,23 @@ fn who_talks_before_logic_is_reached_is_heard() {
     for (sequence, client) in (1..).zip(&mut clients) {
         client.send(op::SEND, sequence, b"early");
     }
-    until("both to wait", || line.metrics().value("comet_logic_calls_under_way") == 2);
+    until("both messages to wait", || line.metrics().value("comet_logic_calls_under_way") == 2);
     gate.set_open(true);
-    let mut heard = [received(&logic), received(&logic)];
-    heard.sort_unstable();
-    assert_eq!(heard, [(1, 1), (2, 2)]);
+    let mut received_messages = [received(&logic), received(&logic)];
+    received_messages.sort_unstable();
+    assert_eq!(received_messages, [(1, 1), (2, 2)]);
     for (sequence, client) in (1..).zip(&mut clients) {
         assert_eq!(client.recv(), message(op::SEND, sequence, b""));
     }
 }
 
-/// It has sent its token, and logic takes longer than a handshake may.
+/// The client has sent its token, and logic answers only after the upgrade has begun.
 #[test]
-fn who_waits_to_be_let_in_goes_on_once_logic_has_answered() {
-    until_in_time(one_is_let_in_once_logic_has_answered);
+fn a_client_in_authentication_is_handed_over_after_the_reply() {
+    until_in_time(hand_over_a_client_in_authentication);
 }
 
-fn one_is_let_in_once_logic_has_answered() -> bool {
+fn hand_over_a_client_in_authentication() -> bool {
     let (logic, mut line) = start();
     logic.hold(true);
     let mut client = Peer::connect(line.server.tcp, Transport::Tcp);
@@ -207,9 +207,9 @@ fn one_is_let_in_once_logic_has_answered() -> bool {
     true
 }
 
-/// Logic does not answer, so the client is closed and comes back. Its end is still told by the former process, beside the new one.
+/// Logic does not answer, so the client is closed and comes back. Meanwhile the former process still reports the end to logic.
 #[test]
-fn who_comes_back_before_logic_has_heard_of_the_end_is_renewed() {
+fn a_session_that_returns_before_its_end_is_reported_is_renewed() {
     let (logic, mut line) = start();
     let mut client = line.server.live(BOTH[0], "7");
     logic.hold(true);
@@ -229,8 +229,8 @@ fn who_comes_back_before_logic_has_heard_of_the_end_is_renewed() {
     assert_eq!(client.recv(), message(op::AUTH_REPLY, 1, b""));
     let begin = Instant::now();
     let renewed = logic.asked(|asked| {
-        // The counts of rooms go on for as long as it runs.
-        assert!(begin.elapsed() < PATIENCE, "it is not renewed");
+        // Logic gets other messages, the counts of rooms, as long as the server runs.
+        assert!(begin.elapsed() < PATIENCE, "the session is not renewed");
         match asked {
             Asked::Heartbeat(request) => Some(request.key),
             _ => None,
@@ -239,15 +239,15 @@ fn who_comes_back_before_logic_has_heard_of_the_end_is_renewed() {
     assert_eq!(renewed, "k7");
 }
 
-/// The keys of sessions that ended lately go along. A process without logic tells nobody that one of them is held again.
+/// The keys of recently ended sessions are handed over. A process without logic does not report that one is in use again.
 #[test]
-fn who_comes_back_where_logic_is_no_more_is_let_in() {
+fn a_client_returns_after_an_upgrade_that_removes_logic() {
     let logic = FakeLogic::start();
     let configure = |section: &str| file("upgrade-without-logic.toml", &two_cores(), section);
     let mut line =
         start_with_file(&configure(&format!("[logic]\naddrs = [\"{}\"]\n", logic.address)));
     let up = format!("comet_logic_up{{address=\"{}\"}}", logic.address);
-    until("logic to be there", || line.metrics().value(&up) == 1);
+    until("logic to be connected", || line.metrics().value(&up) == 1);
     let stays = line.server.live(Transport::WebSocket, "2");
     drop(line.server.live(Transport::Tcp, "1"));
     logic.asked(|asked| matches!(asked, Asked::Disconnect(_)).then_some(()));

@@ -1,4 +1,4 @@
-//! Clients inside TLS go on in another process.
+//! Clients with TLS stay connected across upgrades.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::peer::{Peer, frame};
 use crate::support::{BOTH, To, queued};
 use crate::tls::{Certificates, Stream, handshake, plain};
 
-/// The records of `plaintext`, which are not sent.
+/// The encrypted records of `plaintext`, which are not sent.
 fn records(peer: &mut Peer<Stream>, plaintext: &[u8]) -> Vec<u8> {
     let connection = &mut peer.stream.conn;
     connection.writer().write_all(plaintext).unwrap();
@@ -23,11 +23,11 @@ fn records(peer: &mut Peer<Stream>, plaintext: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_record_goes_on_in_another_process() {
+fn a_partial_tls_record_is_completed_in_the_new_process() {
     let certificates = Certificates::new(&["a.example"]);
     let sets = certificates.sets();
     let mut line = Line::start(&[], &sets.iter().map(String::as_str).collect::<Vec<_>>());
-    let addresses = line.server.tls.expect("it has TLS");
+    let addresses = line.server.tls.expect("the server has TLS");
     let mut clients = Vec::new();
     for version in [&TLS12, &TLS13] {
         let config = Arc::new(certificates.client(&[version]));
@@ -46,7 +46,7 @@ fn a_record_goes_on_in_another_process() {
         for (at, client) in clients.iter_mut().enumerate() {
             let bytes = client.wrap(&frame(op::HEARTBEAT, 7, b""));
             let mut rest = records(client, &bytes);
-            // In the head of the record, in its body, and all but the last byte of its tag.
+            // Cut in the header of the record, in its body, and before the last byte of its tag.
             let cut = [3, 11, 20, rest.len() - 1][(at + round as usize) % 4];
             let half: Vec<u8> = rest.drain(..cut).collect();
             client.stream.sock.write_all(&half).unwrap();
@@ -57,7 +57,7 @@ fn a_record_goes_on_in_another_process() {
         assert!(said.contains(" 0 were closed"), "{said}");
         assert_eq!(line.push(To::Room("live://1"), &body(push + 1)), queued(4));
         for (client, rest) in clients.iter_mut().zip(late) {
-            // The push before the upgrade has come already, or comes now.
+            // The push before the upgrade arrived already, or arrives now.
             expect(client, push..push + 2);
             client.stream.sock.write_all(&rest).unwrap();
             assert_eq!(client.recv().operation, op::HEARTBEAT_REPLY);
@@ -65,12 +65,12 @@ fn a_record_goes_on_in_another_process() {
     }
     assert_eq!(line.metrics().value("comet_connections"), 4);
     line.metrics().assert_balanced();
-    // The certificate is there for those who come now.
+    // New clients get the certificate as well.
     let config = Arc::new(certificates.client(&[&TLS13]));
     let stream = handshake(plain(addresses[0]), &config, "a.example").unwrap();
     Peer { stream, transport: Transport::Tcp }.authenticate(&token(9));
     for client in &mut clients {
         client.stream.conn.send_close_notify();
-        assert_eq!(client.stream.read(&mut [0]).unwrap(), 0, "the server answers the end");
+        assert_eq!(client.stream.read(&mut [0]).unwrap(), 0, "the server closes its side");
     }
 }

@@ -1,5 +1,5 @@
-//! TLS sessions and tickets over an upgrade: keys are updated before and after it, records that were tampered with end their
-//! connection alone, and tickets of the former process are taken.
+//! TLS sessions and tickets across an upgrade: keys are updated before and after it, tampered records end only their own
+//! connection, and tickets of the former process are accepted.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -24,20 +24,20 @@ fn start(certificates: &Certificates) -> Line {
 }
 
 fn live(line: &Line, config: &Arc<ClientConfig>, user: u32) -> Peer<Stream> {
-    let address = line.server.tls.expect("it has TLS")[0];
+    let address = line.server.tls.expect("the server has TLS")[0];
     let stream = handshake(plain(address), config, "a.example").unwrap();
     let mut peer = Peer { stream, transport: Transport::Tcp };
     peer.authenticate(&token(user));
     peer
 }
 
-/// Both sides say something, in one record and in many.
+/// Both sides send, in one record and in many.
 #[track_caller]
 fn talk<S: Read + Write>(line: &Line, peer: &mut Peer<S>, user: u32) {
     let body: Vec<u8> = (0..100_000_u32).map(|at| (at * 7 + at / 251) as u8).collect();
     for body in [&b"hello"[..], &body] {
         assert_eq!(line.push(To::User(user.into()), body), queued(1));
-        assert!(peer.recv() == message(5, 0, body), "every byte in its place");
+        assert!(peer.recv() == message(5, 0, body), "the body differs");
         peer.send(4, 9, body);
         assert_eq!(peer.recv(), message(4, 9, b""));
     }
@@ -47,13 +47,13 @@ fn talk<S: Read + Write>(line: &Line, peer: &mut Peer<S>, user: u32) {
 fn openssl_updates_keys_before_and_after() {
     let certificates = Certificates::new(&["a.example"]);
     let mut line = start(&certificates);
-    let address = line.server.tls.expect("it has TLS")[0];
+    let address = line.server.tls.expect("the server has TLS")[0];
     let Some(program) = Program::openssl(address, &certificates, "-tls1_3") else { return };
     let mut peer = Peer { stream: program, transport: Transport::Tcp };
     peer.authenticate(&token(7));
     talk(&line, &mut peer, 7);
     for _ in 0..3 {
-        // `k`: it updates its own key. `K`: it asks for an update of the server's as well.
+        // `k`: the client updates its own key. `K`: it also requests an update of the server's key.
         for command in [b"k\n", b"K\n"] {
             peer.write(command);
             line_with(&peer.stream.log, ">>> TLS 1.3, Handshake [length 0005], KeyUpdate");
@@ -68,13 +68,13 @@ fn openssl_updates_keys_before_and_after() {
     }
     peer.write(b"Q\n");
     peer.expect_end();
-    until("it to be gone", || line.metrics().value("comet_connections") == 0);
+    until("the connection to be closed", || line.metrics().value("comet_connections") == 0);
     assert_eq!(line.metrics().closed("peer_closed"), 1);
     line.metrics().assert_balanced();
 }
 
 #[test]
-fn records_that_were_tampered_with_end_their_connection_alone() {
+fn tampered_records_end_only_their_own_connection_after_an_upgrade() {
     let certificates = Certificates::new(&["a.example"]);
     let mut line = start(&certificates);
     let configs = [&TLS12, &TLS13].map(|version| Arc::new(certificates.client(&[version])));
@@ -83,7 +83,7 @@ fn records_that_were_tampered_with_end_their_connection_alone() {
         .map(|at| live(&line, &configs[at / CASES.len()], 10 + at as u32))
         .collect();
     line.upgrade();
-    // A record in its place goes on, so what follows is refused for itself.
+    // A valid record is accepted after the upgrade, so the next ones are refused because of the change.
     for peer in &mut peers {
         peer.send(op::HEARTBEAT, 4, b"");
         assert_eq!(peer.recv().operation, op::HEARTBEAT_REPLY);
@@ -91,7 +91,7 @@ fn records_that_were_tampered_with_end_their_connection_alone() {
     for (at, peer) in peers.iter_mut().enumerate() {
         expect_alert(peer, CASES[at % CASES.len()], &format!("case {at}"));
     }
-    until("them to be gone", || line.metrics().value("comet_connections") == 2);
+    until("the connections to be closed", || line.metrics().value("comet_connections") == 2);
     assert_eq!(line.metrics().closed("tls_failed"), 2 * CASES.len() as u64);
     for (user, peer) in (1..).zip(&mut bystanders) {
         talk(&line, peer, user);
@@ -99,9 +99,9 @@ fn records_that_were_tampered_with_end_their_connection_alone() {
     line.metrics().assert_balanced();
 }
 
-/// Tickets of a process are taken by those after it, and theirs as well.
+/// Each process accepts the tickets of earlier processes. The former process issued the first one.
 #[test]
-fn sessions_resume_in_another_process() {
+fn tls_sessions_resume_in_the_new_process() {
     let certificates = Certificates::new(&["a.example"]);
     let mut line = start(&certificates);
     for version in [&TLS12, &TLS13] {
@@ -110,7 +110,7 @@ fn sessions_resume_in_another_process() {
         let config = Arc::new(config);
         let connect = |line: &Line| {
             let mut peer = live(line, &config, 7);
-            // What follows the handshake of TLS 1.3 has the ticket.
+            // The ticket of TLS 1.3 comes after the handshake.
             peer.stream.sock.write_all(&[]).unwrap();
             talk(line, &mut peer, 7);
             let kind = peer.stream.conn.handshake_kind().unwrap();
@@ -124,7 +124,7 @@ fn sessions_resume_in_another_process() {
             line.upgrade();
             assert_eq!(connect(&line), HandshakeKind::Resumed, "{version:?}, round {round}");
         }
-        // A config of its own has no ticket.
+        // A new client configuration has no ticket.
         let fresh = Arc::new(certificates.client(&[version]));
         let peer = live(&line, &fresh, 8);
         assert_ne!(peer.stream.conn.handshake_kind().unwrap(), HandshakeKind::Resumed);

@@ -1,4 +1,4 @@
-//! Two releases of the server hand over to each other.
+//! Upgrades between two releases of the server.
 
 use std::env;
 use std::path::Path;
@@ -11,13 +11,13 @@ use crate::peer::{Peer, frame};
 use crate::process::{self, with_sets};
 use crate::support::{BOTH, Permit, To, queued, two_cores};
 
-/// Names the binary of a former release.
+/// The variable with the path of a binary of a former release.
 const FORMER: &str = "COMET_FORMER_BIN";
 
-/// Forth to this release, and back to the former one, which may refuse: then this one goes on.
+/// An upgrade to this release, and back to the former one, which may refuse; then this one continues.
 #[test]
-#[allow(clippy::print_stderr, reason = "who runs the tests learns what was not tested")]
-fn a_former_release_hands_over_and_takes_back() {
+#[allow(clippy::print_stderr, reason = "the reader of the log has to know what was not tested")]
+fn a_former_release_can_hand_over_and_take_back() {
     let Some(former) = env::var_os(FORMER) else {
         eprintln!("SKIPPED: {FORMER} names no binary of a former release");
         return;
