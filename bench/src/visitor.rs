@@ -81,7 +81,9 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// Ends a connection with a reset.
 pub(crate) fn reset(stream: TcpStream) -> io::Result<()> {
     // With a linger of 0 s, close(2) sends an RST (tcp(7), SO_LINGER).
-    Ok(sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?)
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    drop(stream);
+    Ok(())
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
