@@ -147,6 +147,14 @@ pub(crate) fn append_header(operation: i32, sequence: u32, size: usize, out: &mu
     out.extend_from_slice(&sequence.to_be_bytes());
 }
 
+/// A whole frame.
+pub(crate) fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER_LEN + body.len());
+    append_header(operation, 1, body.len(), &mut frame);
+    frame.extend_from_slice(body);
+    frame
+}
+
 /// The frames of a run as its sender writes them. A receiver that knows the next frame compares a few words of each,
 /// and only parses frames that differ.
 #[derive(Clone, Copy, Debug)]

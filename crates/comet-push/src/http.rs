@@ -156,6 +156,12 @@ where
         async move {
             match counts.of(path, handle(state, request)).await {
                 Ok(made) => answer(made),
+                // A mistake in the request comes before the reason why the rest of it did not arrive: to try again
+                // would be in vain.
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    arrivals.forget_refusal();
+                    failed_as(&status)
+                }
                 Err(status) if let Some(refused) = arrivals.refused() => {
                     failed(-i32::from(refused.as_u16()), status.message())
                 }

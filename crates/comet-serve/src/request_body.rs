@@ -79,6 +79,11 @@ impl Arrivals {
         self.refusal().map(Refusal::http_status)
     }
 
+    /// The service refuses the request for a reason of its own, which the answer's status has to fit.
+    pub fn forget_refusal(&self) {
+        self.lock().refusal = None;
+    }
+
     /// Why the rest will not come.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.lock().refusal

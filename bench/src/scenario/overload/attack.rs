@@ -10,14 +10,14 @@ use std::thread::{self, JoinHandle};
 use comet_client::Transport::{Tcp, WebSocket};
 use tokio::runtime;
 
-use super::attacker::Attacker;
+use super::attacker::{Attacker, LARGEST};
 use super::{flood, trickle};
 use crate::Result;
 use crate::args::{Attack, OverloadArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::dial::begin_to_connect;
 use crate::grpc::{Address, Push, Pusher};
-use crate::message::{HEADER_LEN, OP_CHANGE_ROOM, OP_HEARTBEAT, OP_SEND, append_header};
+use crate::message::{HEADER_LEN, OP_CHANGE_ROOM, OP_HEARTBEAT, OP_SEND, frame};
 use crate::scenario::keeps_stalled;
 use crate::target::list;
 use crate::visitor::Visitor;
@@ -40,8 +40,6 @@ const CROWD_NS: u64 = 500 * MILLISECOND_NS;
 const STALLED_BUFFER: usize = 4096;
 /// The source address of connections with PROXY headers.
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 99, 0, 1);
-/// The largest frame (`protocol.body_max`).
-pub(super) const LARGEST: usize = 4096;
 /// Operation of a subscription, whose body is a list of operations.
 const OP_SUBSCRIBE: i32 = 14;
 
@@ -146,13 +144,6 @@ fn commit(attack: Attack, by: &Attacker) -> Result<u64> {
         Attack::TlsHandshakes => flood::handshakes(by),
         Attack::AbandonedHellos => flood::abandoned_hellos(by),
     }
-}
-
-pub(super) fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    append_header(operation, 1, body.len(), &mut frame);
-    frame.extend(body);
-    frame
 }
 
 /// Makes connections at a rate, and closes the oldest to make room.

@@ -8,6 +8,9 @@ use crate::subject::Subject;
 use crate::target::Endpoints;
 use crate::tls::Tls;
 
+/// The largest frame of a client (`protocol.body_max`).
+pub(super) const LARGEST: usize = 4096;
+
 /// An attacker of a server.
 pub(crate) struct Attacker {
     pub endpoints: Endpoints,

@@ -3,12 +3,11 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
-use super::attack::{self, LARGEST};
-use super::attacker::Attacker;
+use super::attacker::{Attacker, LARGEST};
 use crate::Result;
 use crate::clock::{MILLISECOND_NS, now_ns, sleep_until};
 use crate::dial::begin_to_connect;
-use crate::message::{HEADER_LEN, OP_SEND};
+use crate::message::{self, HEADER_LEN, OP_SEND};
 use crate::visitor::connect;
 
 /// Connections at once.
@@ -132,8 +131,9 @@ pub(super) fn message(by: &Attacker, number: usize) -> Result<Slow> {
         r#"{{"mid":{},"key":"slow-{number}","room_id":"overload://slow","accepts":[]}}"#,
         6_000_000 + number
     );
-    let message = attack::frame(OP_SEND, &[b'x'; LARGEST - HEADER_LEN]);
-    Slow::begin(by.endpoints.tcp, &attack::frame(OP_AUTH, token.as_bytes()), &message)
+    let login = message::frame(OP_AUTH, token.as_bytes());
+    let message = message::frame(OP_SEND, &[b'x'; LARGEST - HEADER_LEN]);
+    Slow::begin(by.endpoints.tcp, &login, &message)
 }
 
 /// A push over HTTP.
